@@ -85,7 +85,10 @@ class LabEventKind(StrEnum):
     MARKER = "marker"
     """The `done` record came."""
     SILENCE = "silence"
-    """No byte for the allowed time while power was on and the port open; `witness` has the processor's state if the lab can read it."""
+    """No byte for the allowed time while power was on and the port open.
+
+    `witness` has the processor's state if the lab can read it: ``halted`` (yes or no), ``rip``, ``cr2``, …
+    """
     DEADLINE = "deadline"
     """The boot took longer than allowed although bytes kept coming."""
     RESET = "reset"
@@ -313,6 +316,31 @@ class Window:
     span: tuple[int, int]
     stimulus: Stimulus
     observation: Observation
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first difference in a window. `predicted` or `observed` is None where one side has no such event."""
+
+    event: int
+    field_name: str
+    """``kind``, ``step`` or one of EVENT_FIELDS, or ``missing`` (the machine did less) or ``extra`` (it did more)."""
+    predicted: Event | None
+    observed: Event | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one window compares."""
+
+    divergence: Divergence | None
+    events_equal: int
+    """Events before the first divergence."""
+    faults_predicted: int
+    """Page faults and other exceptions among them that were predicted …"""
+    faults_replayed: int
+    """… and those that could only be replayed."""
+    digests_equal: int
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ Steps are numbered from 0 in their window. The payload checks the CRC before it 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 
+from bench.errors import FormatError
 from bench.wire import Access
 
 SCRIPT_VERSION = 1
@@ -65,7 +66,8 @@ class ScriptWindow:
     steps: tuple[Step, ...]
     mend: int = 0
     bug: int = 0
-    flags: Flag = Flag(0)
+    flags: int = 0
+    """Bits of Flag."""
 
 
 def render(windows: tuple[ScriptWindow, ...], *, nonce: int) -> bytes:
@@ -73,7 +75,7 @@ def render(windows: tuple[ScriptWindow, ...], *, nonce: int) -> bytes:
     lines = [f"bench-script {SCRIPT_VERSION} {nonce:x} {len(windows):x}"]
     for w in windows:
         lines.append(
-            f"win {w.number:x} {w.variant:x} {w.mend:x} {w.pool:x} {w.place:x} {w.levels:x} {w.bug:x} {int(w.flags):x}"
+            f"win {w.number:x} {w.variant:x} {w.mend:x} {w.pool:x} {w.place:x} {w.levels:x} {w.bug:x} {w.flags:x}"
         )
         lines += [_step(step) for step in w.steps]
     text = "".join(f"{line}\n" for line in lines).encode("ascii")
@@ -93,3 +95,46 @@ def _step(step: Step) -> str:
             return f"{letter} {step.va:x} {step.size:x} {step.value:x}"
         case _:
             return f"{letter} {step.va:x} {step.size:x}"
+
+
+_OP = {"c": "final", "d": "digest", "u": "dump"}
+_ACCESS = {letter: access for access, letter in _LETTER.items()}
+_ARGUMENTS = {Access.READ: 2, Access.WRITE: 3, Access.FETCH: 1, Access.MOVE: 3}
+
+
+def read(text: bytes, *, source: str = "script") -> tuple[ScriptWindow, ...]:
+    """The windows of a script: `read(render(w, nonce=n)) == w`. Raises FormatError with the line number."""
+    body, _, tail = text.rpartition(b"end ")
+    if not body or tail.strip() != b"%x" % zlib.crc32(body):
+        raise FormatError("the script is cut or damaged: its CRC does not fit", source=source, offset=text.count(b"\n"))
+    windows: list[ScriptWindow] = []
+    for number, line in enumerate(body.decode("ascii", "replace").splitlines()[1:], start=2):
+        word, *rest = line.split(" ")
+        try:
+            values = [int(item, 16) for item in rest]
+            if word == "win":
+                n, variant, mend, pool, place, levels, bug, flags = values
+                windows.append(ScriptWindow(n, variant, pool, place, levels, (), mend, bug, flags))
+            else:
+                windows[-1] = replace(windows[-1], steps=(*windows[-1].steps, _read_step(word, values)))
+        except (ValueError, IndexError, KeyError) as error:
+            raise FormatError(f"line {number} is not of the script's form: {line!r}", source=source) from error
+    return tuple(windows)
+
+
+def _read_step(word: str, values: list[int]) -> Step:
+    if word in _OP:
+        return Step(_OP[word])
+    access = _ACCESS[word[0]]
+    if len(values) != _ARGUMENTS[access] or word[1:] not in ("", "f"):
+        raise ValueError(word)
+    fixup = word[1:] == "f"
+    match access:
+        case Access.FETCH:
+            return Step("access", access, values[0], 1, fixup=fixup)
+        case Access.MOVE:
+            return Step("access", access, values[0], values[2], va_to=values[1], fixup=fixup)
+        case Access.WRITE:
+            return Step("access", access, values[0], values[1], value=values[2], fixup=fixup)
+        case _:
+            return Step("access", access, values[0], values[1], fixup=fixup)

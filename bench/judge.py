@@ -1,0 +1,348 @@
+"""Captures → verdicts: parse, simulate, reconcile. The same for a live run and for a replay years later.
+
+Nothing but the captures goes in, so that the same captures give the same verdict byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench import script as scripts
+from bench.describe import describe_divergence, describe_next
+from bench.errors import FormatError
+from bench.parse.trace import TraceLog, parse_trace
+from bench.reconcile import reconcile
+from bench.records import (
+    Capture,
+    Comparison,
+    DigestPoint,
+    DumpPoint,
+    Finding,
+    LabEvent,
+    LabEventKind,
+    LoadFinal,
+    Prediction,
+    ScenarioResult,
+    Step,
+    Touch,
+    Verdict,
+    Window,
+    worst,
+)
+from bench.sim.predict import predict
+from bench.wire import Outcome
+
+# What ended a boot, in the order in which one outranks another.
+_ENDINGS = (
+    LabEventKind.RESET,
+    LabEventKind.MACHINE_LOST,
+    LabEventKind.PORT_CLOSED,
+    LabEventKind.INTERRUPTED,
+    LabEventKind.SILENCE,
+    LabEventKind.DEADLINE,
+)
+_LAB_COMPONENT: Mapping[LabEventKind, tuple[str, str]] = {
+    LabEventKind.MACHINE_LOST: ("machine", "the machine went away although nobody switched it off"),
+    LabEventKind.PORT_CLOSED: ("port", "the serial port closed"),
+    LabEventKind.INTERRUPTED: ("bench", "the run was interrupted"),
+    LabEventKind.DEADLINE: ("machine", "the boot took longer than allowed although bytes kept coming"),
+    LabEventKind.SILENCE: ("serial line", "silence, and nothing to tell a dead line from a dead machine"),
+}
+
+
+@dataclass(frozen=True)
+class WindowVerdict:
+    """One window's verdict, with all that an explanation needs."""
+
+    number: int
+    scenario: str
+    verdict: Verdict
+    source: str
+    """The capture in which it was judged."""
+    finding: Finding | None = None
+    window: Window | None = None
+    prediction: Prediction | None = None
+    comparison: Comparison | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on one run: one machine, one image, one or more boots."""
+
+    machine: str
+    model: str
+    image: str
+    virtual: bool | None
+    verdict: Verdict
+    scenarios: tuple[ScenarioResult, ...]
+    windows: tuple[WindowVerdict, ...]
+    pending: tuple[int, ...]
+    """Windows that were not reached because the machine died in an earlier one: worth another boot."""
+    notes: tuple[str, ...] = ()
+    """What the serial line did, apart from any verdict."""
+
+
+def judge(captures: Sequence[Capture]) -> Judgement:
+    """Judge the boots of one run, in order. A window that was run in several boots counts in the last one."""
+    verdicts: dict[int, WindowVerdict] = {}
+    pending: set[int] = set()
+    notes: list[str] = []
+    for capture in captures:
+        log = parse_trace(capture.data, nonce=capture.nonce)
+        judged, unreached = _judge_boot(capture, log)
+        verdicts |= judged
+        pending = (pending | unreached) - judged.keys()
+        notes += [f"{capture.source}: bytes {s.span[0]}-{s.span[1]}: {s.mark}: {s.why}" for s in log.damage()]
+    names = {n: name for c in captures for n, name in c.scenarios.items()}
+    for number in sorted(pending):
+        finding = Finding("machine", "not reached: the machine died in an earlier window", window=number)
+        verdicts[number] = WindowVerdict(number, names.get(number, ""), Verdict.MISS, captures[-1].source, finding)
+    windows = tuple(verdicts[n] for n in sorted(verdicts))
+    scenarios = _by_scenario(windows)
+    first = captures[0] if captures else Capture("", b"")
+    return Judgement(
+        machine=first.machine,
+        model=first.model,
+        image=first.image,
+        virtual=first.virtual,
+        verdict=worst([s.verdict for s in scenarios]) if scenarios else Verdict.MISS,
+        scenarios=scenarios,
+        windows=windows,
+        pending=tuple(sorted(pending)),
+        notes=tuple(notes),
+    )
+
+
+def _judge_boot(capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:
+    """Verdicts on the windows of one boot, and the numbers of those that its early death left out."""
+    windows = {w.number: w for w in log.windows}
+    predictions, comparisons = _settle(windows, frozenset(capture.quirks) | _own_quirks(windows))
+    asked = _asked(capture)
+    end = _ending(capture, log)
+    out: dict[int, WindowVerdict] = {}
+    for number, window in windows.items():
+        verdict, finding = _verdict(window, predictions[number], comparisons[number], end, asked, log)
+        name = capture.scenarios.get(number, f"window-{number}")
+        out[number] = WindowVerdict(
+            number, name, verdict, capture.source, finding, window, predictions[number], comparisons[number]
+        )
+    absent = {n for n in capture.scenarios if n not in windows}
+    if absent and windows and _died(end, log):
+        return out, absent
+    for number in sorted(absent):
+        verdict, finding = _absent(number, end, log)
+        out[number] = WindowVerdict(number, capture.scenarios[number], verdict, capture.source, finding)
+    return out, set()
+
+
+def _own_quirks(windows: Mapping[int, Window]) -> frozenset[str]:
+    """Quirks that the machine's own words give away: QEMU's TCG names itself in CPUID leaf 0x40000000."""
+    tcg = int.from_bytes(b"TCGT", "little")
+    found = any(w.stimulus.facts.hypervisor == tcg for w in windows.values())
+    return frozenset({"qemu-tcg-rsvd-without-p"} if found else ())
+
+
+def _settle(
+    windows: Mapping[int, Window], quirks: frozenset[str]
+) -> tuple[dict[int, Prediction], dict[int, Comparison]]:
+    """Predict and compare; where the processor is free and took another way than the default, follow it.
+
+    The model offers its alternatives without seeing the observation; only which of them was taken is read off.
+    """
+    choices: dict[int, tuple[int, ...]] = dict.fromkeys(windows, ())
+    predictions = {n: predict(w.stimulus, quirks=quirks) for n, w in windows.items()}
+    comparisons = reconcile(windows, predictions)
+    unsettled = [n for n in windows if comparisons[n].divergence]
+    while unsettled:
+        number = unsettled.pop()
+        divergence = comparisons[number].divergence
+        points = predictions[number].choices
+        index = next((i for i, (event, _) in enumerate(points) if divergence and event == divergence.event), None)
+        if divergence is None or index is None:
+            continue
+        taken = (choices[number] + (0,) * index)[:index]
+        for alternative in range(1, points[index][1]):
+            attempt = (*taken, alternative)
+            prediction = predict(windows[number].stimulus, quirks=quirks, choices=attempt)
+            comparison = reconcile({number: windows[number]}, {number: prediction})[number]
+            if comparison.divergence is None or comparison.divergence.event > divergence.event:
+                choices[number], predictions[number], comparisons[number] = attempt, prediction, comparison
+                unsettled.append(number)
+                break
+    return predictions, comparisons
+
+
+def _asked(capture: Capture) -> dict[int, tuple[scripts.Step, ...]]:
+    """Window number → steps that the script asked for; empty if the capture has no script."""
+    if not capture.script:
+        return {}
+    try:
+        return {w.number: w.steps for w in scripts.read(capture.script, source=f"{capture.source}: script")}
+    except FormatError:
+        return {}
+
+
+def _ending(capture: Capture, log: TraceLog) -> LabEvent | None:
+    """What ended the boot before its script was done, if the lab or the trace knows."""
+    if log.done:
+        return None
+    for kind in _ENDINGS:
+        for event in capture.events:
+            if event.kind is kind:
+                return event
+    if log.restarted_at is not None:
+        return LabEvent(LabEventKind.RESET, 0.0, log.restarted_at, {"trace": "numbering began anew"})
+    return None
+
+
+def _died(end: LabEvent | None, log: TraceLog) -> bool:
+    """True if the machine itself, not the lab, ended the boot inside a window."""
+    inside = bool(log.windows) and not log.windows[-1].observation.complete
+    return inside and end is not None and end.kind in (LabEventKind.RESET, LabEventKind.SILENCE)
+
+
+def _verdict(
+    window: Window,
+    prediction: Prediction,
+    comparison: Comparison,
+    end: LabEvent | None,
+    asked: Mapping[int, tuple[scripts.Step, ...]],
+    log: TraceLog,
+) -> tuple[Verdict, Finding | None]:
+    seen = window.observation
+    number = window.number
+    steps = window.stimulus.steps
+    for refusal in log.refusals:
+        if refusal.window == number and window.span[0] <= refusal.span[0] <= window.span[1]:
+            summary = f"the payload refused a step: {refusal.why}"
+            return Verdict.ERROR, Finding("payload", summary, window=number, step=steps[-1].step if steps else None)
+    if number in asked:
+        complaint = _obedience(asked[number], window)
+        if complaint:
+            return Verdict.ERROR, Finding("payload", complaint, window=number)
+    if comparison.divergence:
+        return Verdict.FAIL, describe_divergence(window, comparison.divergence)
+    if seen.damage:
+        damage = seen.damage[0]
+        witness = {"bytes": f"{damage.span[0]}-{damage.span[1]}"}
+        return Verdict.MISS, Finding("serial line", damage.why, window=number, event=len(seen.events), witness=witness)
+    if seen.complete:
+        return Verdict.PASS, None
+    return _unfinished(window, prediction, end)
+
+
+def _unfinished(window: Window, prediction: Prediction, end: LabEvent | None) -> tuple[Verdict, Finding | None]:
+    """A window without `end` whose events agree so far: whose fault is it that it stopped?"""
+    seen = len(window.observation.events)
+    rest = prediction.events[seen:]
+    common = {"window": window.number, "event": seen}
+    due = describe_next(window, rest[0]) if rest else f"the model ends here too: {prediction.outcome}"
+    if end is None:
+        summary = f"the capture ends inside the window; due next: {due}"
+        return Verdict.MISS, Finding("capture", summary, **common)  # type: ignore[arg-type]
+    if end.kind is LabEventKind.RESET:
+        if prediction.outcome == "triple fault" and not rest:
+            return Verdict.PASS, None
+        summary = f"the machine reset itself (triple fault) where the model goes on; due next: {due}"
+        return Verdict.FAIL, Finding(
+            "handler",
+            summary,
+            witness=end.witness,
+            expected=prediction.outcome,
+            observed="triple fault",
+            **common,  # type: ignore[arg-type]
+        )
+    if end.kind is LabEventKind.SILENCE and end.witness:
+        state = "halted" if end.witness.get("halted") == "yes" else "running"
+        summary = f"the machine fell silent with its processor {state}; due next: {due}"
+        return Verdict.FAIL, Finding(
+            "handler",
+            summary,
+            witness=end.witness,
+            expected=prediction.outcome,
+            observed=f"silence, {state}",
+            **common,  # type: ignore[arg-type]
+        )
+    component, what = _LAB_COMPONENT[end.kind]
+    summary = f"{what}, {end.at_s:.1f} s after the capture was opened; due next: {due}"
+    return Verdict.MISS, Finding(component, summary, witness=end.witness, **common)  # type: ignore[arg-type]
+
+
+def _absent(number: int, end: LabEvent | None, log: TraceLog) -> tuple[Verdict, Finding]:
+    """A window of the script that no `begin` opened."""
+    for refusal in log.refusals:
+        if refusal.window is None and not log.windows:
+            return Verdict.ERROR, Finding("payload", f"the payload refused: {refusal.why}", window=number)
+    if log.damage():
+        stretch = log.damage()[0]
+        witness = {"bytes": f"{stretch.span[0]}-{stretch.span[1]}", "damage": stretch.why}
+        return Verdict.MISS, Finding(
+            "serial line", "the window's begin record was lost", window=number, witness=witness
+        )
+    if end is None:
+        what = "the script came to its end without it" if log.done else "the capture ends before it"
+        component = "payload" if log.done else "capture"
+        return (Verdict.ERROR if log.done else Verdict.MISS), Finding(component, what, window=number)
+    if end.kind is LabEventKind.RESET:
+        summary = "the machine reset itself outside of any window"
+        return Verdict.ERROR, Finding("payload", summary, window=number, witness=end.witness)
+    component, what = _LAB_COMPONENT[end.kind]
+    if end.kind is LabEventKind.SILENCE:
+        what = "no byte came at all" if end.offset == 0 else f"{end.offset} bytes came, but no trace"
+        component = "serial line" if end.offset == 0 else "boot"
+    return Verdict.MISS, Finding(component, what, window=number, witness=end.witness)
+
+
+def _obedience(asked: Sequence[scripts.Step], window: Window) -> str:
+    """Whether the machine announced just the steps that the script asked for; the complaint, or nothing."""
+    for number, (wanted, got) in enumerate(zip(asked, window.stimulus.steps, strict=False)):
+        if _wanted(number, wanted) != _got(got):
+            return f"step {number}: the script asks for {_wanted(number, wanted)}, the machine announced {_got(got)}"
+    ended = window.observation.complete and window.observation.events[-1].outcome == Outcome.DONE
+    if len(window.stimulus.steps) > len(asked):
+        return f"the machine announced {len(window.stimulus.steps)} steps, the script has {len(asked)}"
+    if ended and len(window.stimulus.steps) < len(asked):
+        return f"the machine says it is done after {len(window.stimulus.steps)} of {len(asked)} steps"
+    return ""
+
+
+def _wanted(number: int, step: scripts.Step) -> tuple[object, ...]:
+    if step.op != "access":
+        return (number, step.op)
+    return (number, step.access.name.lower(), hex(step.va), step.size, hex(step.va_to), step.fixup)
+
+
+def _got(step: Step) -> tuple[object, ...]:
+    match step:
+        case Touch():
+            return (step.step, step.access.name.lower(), hex(step.va), step.size, hex(step.va_to), step.fixup)
+        case LoadFinal():
+            return (step.step, "final")
+        case DigestPoint():
+            return (step.step, "digest")
+        case DumpPoint():
+            return (step.step, "dump")
+
+
+def _by_scenario(windows: Sequence[WindowVerdict]) -> tuple[ScenarioResult, ...]:
+    groups: dict[str, list[WindowVerdict]] = {}
+    for window in windows:
+        groups.setdefault(window.scenario, []).append(window)
+    return tuple(_scenario(name, group) for name, group in groups.items())
+
+
+def _scenario(name: str, group: Sequence[WindowVerdict]) -> ScenarioResult:
+    judged = [w for w in group if w.comparison and w.prediction]
+    findings = tuple(w.finding for w in group if w.finding)
+    return ScenarioResult(
+        scenario=name,
+        verdict=worst([w.verdict for w in group]),
+        windows=len(group),
+        predicted=sum(w.comparison.faults_predicted for w in judged if w.comparison),
+        replayed=sum(w.comparison.faults_replayed for w in judged if w.comparison),
+        resets=sum(w.prediction.resets for w in judged if w.prediction and w.verdict is Verdict.PASS),
+        digests=sum(w.comparison.digests_equal for w in judged if w.comparison),
+        findings=findings,
+        reason=findings[0].summary if findings else "",
+    )
