@@ -1,0 +1,306 @@
+"""`bench doctor`: what this computer has and lacks as a bench controller, why it matters, how to get it.
+
+Looks and runs nothing but version queries; `--install` is the one thing that changes the system.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from json import dumps
+from pathlib import Path
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_QEMU = (7, 2)
+FREE_BYTES = 1 << 30
+# struct sockaddr_un has 108 bytes for the path, a NUL among them (unix(7)).
+SOCKET_PATH_BYTES = 107
+# What the lab puts behind the temporary folder's name: its own folder and a socket's name.
+SOCKET_NAME_BYTES = 32
+# SeaBIOS, and the option ROM through which QEMU's -kernel speaks Linux's boot protocol.
+FIRMWARE = ("bios-256k.bin", "linuxboot_dma.bin")
+NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "afs")
+# Linux's vm.overcommit_memory=2: every promise of memory is charged (Documentation/mm/overcommit-accounting.rst).
+STRICT_OVERCOMMIT = "2"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    found: str
+    why: str
+    """What does not work without it."""
+    how: str
+    """How to get it."""
+    group: str = "core"
+    """``core``: the bench does not work without it. ``payloads``: only `nox -s payloads` needs it."""
+    packages: tuple[str, ...] = ()
+    """Debian and Ubuntu packages that bring it."""
+
+
+def project_root() -> Path | None:
+    """The project's folder: the nearest one, from the working directory upwards, then from this file."""
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "inventory").is_dir() and (folder / "firmware-images").is_dir():
+                return folder
+    return None
+
+
+def checks() -> list[Check]:
+    """Everything that is looked at, in the order in which it is shown."""
+    root = project_root()
+    found = [check_python(), check_root(root), check_qemu(), check_firmware()]
+    found += [check_tool(*tool) for tool in TOOLS]
+    if root:
+        found += [check_writable(root / "firmware-images" / "built", "the built images are kept there")]
+        found += [check_writable(root / "results", "captures and the store are kept there")]
+        found += [check_local(root / "results")]
+    found += [check_socket_path(), check_overcommit()]
+    return found
+
+
+def check_python() -> Check:
+    """The interpreter that runs this."""
+    return Check(
+        "python",
+        sys.version_info >= OLDEST_PYTHON,
+        f"{sys.version.split()[0]} ({sys.executable})",
+        "tomllib and the typing of the bench need it",
+        "./setup --python PYTHON, with a Python {}.{} or newer".format(*OLDEST_PYTHON),
+    )
+
+
+def check_root(root: Path | None) -> Check:
+    """The clone: inventory, payload sources and results lie in it."""
+    return Check(
+        "project folder",
+        root is not None,
+        str(root) if root else f"none at or above {Path.cwd()}",
+        "the inventory, the payload sources and the results lie there; only replay and sim work without it",
+        "run bench inside a clone of the project",
+    )
+
+
+def check_qemu() -> Check:
+    """QEMU runs, and is not older than the one the virtual machines were tried with."""
+    said = _output(["qemu-system-x86_64", "--version"])
+    match = re.search(r"version (\d+)\.(\d+)\S*", said or "")
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    return Check(
+        "qemu-system-x86_64",
+        version >= OLDEST_QEMU,
+        match[0].removeprefix("version ") if match else "does not run" if said is None else said.strip()[:80],
+        "the virtual machines; it needs no KVM: every instruction is emulated",
+        "apt-get install --no-install-recommends qemu-system-x86 ({}.{} or newer)".format(*OLDEST_QEMU),
+        packages=("qemu-system-x86",),
+    )
+
+
+def check_firmware() -> Check:
+    """The files that QEMU loads into a PC before anything of ours."""
+    folders = [Path(line) for line in (_output(["qemu-system-x86_64", "-L", "help"]) or "").splitlines()]
+    lacking = [name for name in FIRMWARE if not any((folder / name).is_file() for folder in folders)]
+    return Check(
+        "PC firmware for QEMU",
+        not lacking,
+        "lacks " + ", ".join(lacking) if lacking else ", ".join(FIRMWARE),
+        "a virtual machine comes out of reset in SeaBIOS, and loads a kernel through the second file",
+        "apt-get install --no-install-recommends qemu-system-x86 seabios qemu-system-data",
+        packages=("qemu-system-x86", "seabios", "qemu-system-data"),
+    )
+
+
+# Program, what it is for, package, group.
+TOOLS = (
+    ("gcc", "builds the payload", "gcc", "core"),
+    ("ld", "links the payload", "binutils", "core"),
+    ("clang", "nox -s payloads builds the payload with a second compiler", "clang", "payloads"),
+    ("ld.lld", "nox -s payloads links the payload with a second linker", "lld", "payloads"),
+)
+
+
+def check_tool(program: str, why: str, package: str, group: str) -> Check:
+    """A compiler or linker that answers to --version."""
+    said = _output([program, "--version"])
+    return Check(
+        program,
+        said is not None,
+        "does not run" if said is None else said.splitlines()[0][:80],
+        why,
+        f"apt-get install --no-install-recommends {package}",
+        group,
+        (package,),
+    )
+
+
+def check_writable(folder: Path, why: str) -> Check:
+    """`folder`, or the nearest folder above it that exists, can be written and has room."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    writable = os.access(there, os.W_OK | os.X_OK)
+    return Check(
+        f"{folder.parent.name}/{folder.name}",
+        writable and free >= FREE_BYTES,
+        f"{'writable' if writable else 'not writable'}, {free / 2**30:.1f} GiB free",
+        why,
+        f"give {there} to the user who runs bench, with at least {FREE_BYTES / 2**30:.0f} GiB free",
+    )
+
+
+def check_local(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> Check:
+    """`folder` is not on a network file system."""
+    kind = filesystem_of(folder.resolve(), mounts.read_text().splitlines() if mounts.exists() else ())
+    return Check(
+        f"file system of {folder.name}/",
+        kind not in NETWORK_FILESYSTEMS,
+        kind,
+        "SQLite's write-ahead log needs memory that processes share; network file systems have none (sqlite.org/wal.html)",
+        "keep the clone, or at least results/, on a local disk",
+    )
+
+
+def filesystem_of(path: Path, mounts: Iterable[str]) -> str:
+    """Type of the file system that `path` is on, by lines of /proc/self/mounts; "unknown" if none fits."""
+    best, kind = -1, "unknown"
+    for line in mounts:
+        _, where, what, *_ = line.split(" ")
+        point = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), where))
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), what
+    return kind
+
+
+def check_socket_path() -> Check:
+    """Names of sockets in the temporary folder fit into what the kernel takes."""
+    folder = tempfile.gettempdir()
+    length = len(os.fsencode(folder)) + SOCKET_NAME_BYTES
+    return Check(
+        "temporary folder",
+        length <= SOCKET_PATH_BYTES,
+        f"{folder}, sockets up to {length} of {SOCKET_PATH_BYTES} bytes",
+        "serial port and monitor of a virtual machine are sockets in it",
+        "set TMPDIR to a folder with a shorter name",
+    )
+
+
+def check_overcommit(setting: Path = Path("/proc/sys/vm/overcommit_memory")) -> Check:
+    """Memory that is never touched costs nothing."""
+    value = setting.read_text().strip() if setting.exists() else "unknown"
+    return Check(
+        "memory overcommit",
+        value != STRICT_OVERCOMMIT,
+        f"vm.overcommit_memory = {value}",
+        "virtual machines with sparse memory are promised far more than there is",
+        "sysctl vm.overcommit_memory=0",
+    )
+
+
+def run_doctor(
+    *,
+    json: bool,
+    install: bool,
+    yes: bool,
+    echo: Callable[[str], None],
+    confirm: Callable[[str], bool] | None = None,
+) -> int:
+    """The verb `doctor`. Everything is said through `echo`, a line or a JSON object at a time.
+
+    `install` gets what is missing by apt-get, after it was listed and `confirm` (asked unless `yes`) said so;
+    its output then goes to standard error. Returns 0 if everything of the group core is there, 2 if not,
+    3 if the installation failed, 130 if it was declined.
+    """
+    found = checks()
+    status = 0
+    notes: list[str] = []
+    if install:
+        tell = notes.append if json else echo
+        status = _install([check for check in found if not check.ok], yes=yes, echo=tell, confirm=confirm)
+        found = checks()
+    lacking = [check for check in found if not check.ok and check.group == "core"]
+    if json:
+        rows = [dataclasses.asdict(check) for check in found]
+        echo(dumps({"ok": not lacking, "checks": rows, "notes": notes}, indent=2))
+    else:
+        for line in _table(found):
+            echo(line)
+    return status or (2 if lacking else 0)
+
+
+def _table(found: list[Check]) -> list[str]:
+    width = max(len(check.name) for check in found)
+    lines = []
+    for check in found:
+        lines.append(f"{_mark(check):7}  {check.name:{width}}  {check.found}")
+        if not check.ok:
+            lines.append(f"{'':9}{'':{width}}  why: {check.why}")
+            lines.append(f"{'':9}{'':{width}}  get: {check.how}")
+    bad = [check for check in found if not check.ok]
+    core = sum(check.group == "core" for check in bad)
+    if core:
+        lines.append(f"{core} of {len(found)} not as the bench needs them.")
+    else:
+        lines.append(
+            "All that the bench needs is here." + (" What is absent only nox -s payloads needs." if bad else "")
+        )
+    if any(check.packages for check in bad):
+        lines.append("What apt has, this gets: bench doctor --install")
+    return lines
+
+
+def _mark(check: Check) -> str:
+    if check.ok:
+        return "ok"
+    if check.group != "core":
+        return "absent"
+    return "MISSING" if check.packages else "WRONG"
+
+
+def _install(
+    missing: list[Check], *, yes: bool, echo: Callable[[str], None], confirm: Callable[[str], bool] | None
+) -> int:
+    packages = list(dict.fromkeys(package for check in missing for package in check.packages))
+    if not packages:
+        echo("Nothing to install.")
+        return 0
+    if shutil.which("apt-get") is None:
+        echo(f"No apt-get here: install {' '.join(packages)} in your system's way.")
+        return 2
+    root = [] if os.geteuid() == 0 else ["sudo"]
+    if root and shutil.which("sudo") is None:
+        echo(f"Neither root nor sudo. As root: apt-get install --no-install-recommends {' '.join(packages)}")
+        return 2
+    apt_get = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]
+    commands = [[*apt_get, "update"], [*apt_get, "install", "-y", "--no-install-recommends", *packages]]
+    for command in commands:
+        echo("will run: " + " ".join(command))
+    if not yes and (confirm is None or not confirm("Install?")):
+        echo("Nothing was installed (--yes installs without asking).")
+        return 130
+    # apt-get update may fail for a source that has none of these packages: what counts is the installation.
+    subprocess.run(commands[0], stdout=sys.stderr, check=False)
+    if subprocess.run(commands[1], stdout=sys.stderr, check=False).returncode:
+        echo("apt-get failed, see above.")
+        return 3
+    return 0
+
+
+def _output(command: list[str]) -> str | None:
+    """What `command` says on standard output; None if it is not there, fails or hangs."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

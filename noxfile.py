@@ -1,0 +1,106 @@
+"""The sessions of `nox`. They reuse the environment that `./setup` made: none of their own is built.
+
+`.venv/bin/nox` alone runs lint, types and tests; `.venv/bin/nox -s hil` is the bench's main job.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import signal
+import subprocess
+import sys
+
+import nox
+
+nox.needs_version = ">=2024.4"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "none"
+nox.options.error_on_missing_interpreters = False
+
+# What `bench` says with its exit code; nox itself makes 1 of any of them.
+EXIT_CODES = {
+    0: "all agree",
+    1: "FAIL: a kernel differs from the reference",
+    2: "wrong use or bad configuration",
+    3: "MISS or ERROR: the lab failed, or the test's own part",
+    130: "interrupted",
+}
+# An interrupted bench powers its machines off and closes its captures before it goes.
+CLEAN_UP_S = 60
+
+
+def need(session: nox.Session, *distributions: str) -> None:
+    """End the session with a clear sentence if nox runs from an environment without `distributions`."""
+    for name in ("bench", *distributions):
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            session.error(f"no {name} in {sys.prefix}: run ./setup once, then .venv/bin/nox -s {session.name}")
+
+
+def python(session: nox.Session, *arguments: str) -> None:
+    """Run `python -m ARGUMENTS` in the environment that nox runs from."""
+    session.run(sys.executable, "-m", *arguments, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format and lint rules."""
+    need(session, "ruff")
+    python(session, "ruff", "format", "--check", ".")
+    python(session, "ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict."""
+    need(session, "mypy")
+    python(session, "mypy", "--strict", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit tests: no QEMU, no root, no network."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", *session.posargs)
+
+
+@nox.session
+def payloads(session: nox.Session) -> None:
+    """Build the payloads with gcc and clang, and check what came out (clang: `bench doctor --install`)."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", "-m", "not lab", "tests/test_payload_build.py", *session.posargs)
+
+
+@nox.session
+def lab(session: nox.Session) -> None:
+    """Tests that boot virtual machines."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", "-m", "lab", *session.posargs)
+
+
+@nox.session
+def hil(session: nox.Session) -> None:
+    """Every machine of the inventory × the scenario set, held against the simulator."""
+    need(session)
+    code = run_to_its_end([sys.executable, "-m", "bench", "run", "--all", *session.posargs])
+    line = f"bench run ended with {code}: {EXIT_CODES.get(code, 'it crashed')}"
+    if code:
+        session.error(line)
+    session.log(line)
+
+
+def run_to_its_end(command: list[str]) -> int:
+    """Run `command`; its exit code. On Ctrl-C (the command gets it as well) wait until it has cleaned up."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+            try:
+                process.wait(CLEAN_UP_S)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+            finally:
+                signal.signal(signal.SIGINT, previous)
+            return 130
