@@ -165,7 +165,7 @@ def check_local(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> Check
         f"file system of {folder.name}/",
         kind not in NETWORK_FILESYSTEMS,
         kind,
-        "SQLite's write-ahead log needs memory that processes share; network file systems have none (sqlite.org/wal.html)",
+        "SQLite's write-ahead log needs memory that processes share, not a network (sqlite.org/wal.html)",
         "keep the clone, or at least results/, on a local disk",
     )
 
