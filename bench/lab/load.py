@@ -1,0 +1,15 @@
+"""What is loaded into a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Load:
+    """A kernel or payload that speaks Linux's boot protocol, its initrd (the script) and its command line."""
+
+    kernel: Path
+    initrd: bytes
+    command_line: str

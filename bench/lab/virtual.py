@@ -1,0 +1,135 @@
+"""A virtual machine behind the interface of a real one: QEMU plays what the inventory says.
+
+Gives `lab.boot` a serial URL to listen on and a power switch. Nothing of the host's configuration is used
+and no device is there but the processor, memory, the firmware's minimum and one 16550 at 0x3f8.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from bench.errors import LabError, UsageError
+from bench.lab.load import Load
+from bench.lab.power.qemu import QemuPower
+from bench.records import Machine
+
+PROGRAM = "qemu-system-x86_64"
+EXCEPTIONS = "exceptions.log"
+# From here on the SMBIOS 2 tables, one record for each 16 GiB, outgrow their 64 KiB.
+BIG_MEMORY_BYTES = 1 << 40
+# sizeof(sockaddr_un.sun_path) is 108 with the terminating zero.
+SUN_PATH_BYTES = 107
+_PREFIX = "bench-lab-"
+
+
+@dataclass(frozen=True)
+class VirtualRig:
+    """A virtual machine's two ends: where its serial line comes in, and its power."""
+
+    serial_url: str
+    power: QemuPower
+
+
+@contextmanager
+def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterator[VirtualRig]:
+    """Prepare `machine`, still off. Removes its sockets afterwards; files that tell of the boot stay in `folder`.
+
+    Expects the initrd as ``script.txt`` in `folder` by the time of power-on. With `witness` QEMU logs
+    every exception to ``exceptions.log`` there.
+    """
+    with _socket_folder() as sockets:
+        path = sockets / "serial"
+        command = qemu_command(machine, load, serial_path=path, witness=witness)
+        power = QemuPower(command, folder)
+        try:
+            yield VirtualRig(f"listen+unix://{quote(str(path))}", power)
+        finally:
+            power.off()
+
+
+def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bool) -> list[str]:
+    """QEMU's command line for `machine`, to be run in the boot's folder. Raises UsageError if it is not virtual."""
+    spec = machine.virtual
+    if spec is None:
+        raise UsageError(f"{machine.name}: not a virtual machine")
+    cpu = ",".join(
+        (
+            spec.cpu,
+            f"stepping={machine.signature & 0xF}",
+            f"phys-bits={machine.maxphyaddr}",
+            f"nx={_on(machine.nx)}",
+            f"la57={_on(machine.la57)}",
+            *spec.properties,
+        )
+    )
+    options = "pc,memory-backend=memory,usb=off,vmport=off,hpet=off"
+    if machine.memory_bytes >= BIG_MEMORY_BYTES:
+        options += ",smbios-entry-point-type=64"
+    command = [
+        *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none"),
+        *("-accel", spec.accelerator, "-machine", options, "-cpu", cpu, "-smp", "1"),
+        # Not reserved: a page costs nothing until the guest touches it.
+        *("-object", f"memory-backend-ram,id=memory,size={machine.memory_bytes},reserve=off"),
+        *("-m", f"{machine.memory_bytes >> 20}M"),
+        *("-chardev", f"socket,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
+        *("-kernel", str(load.kernel.absolute()), "-append", load.command_line),
+    ]
+    if load.initrd:
+        command += ["-initrd", "script.txt"]
+    if witness:
+        command += ["-d", "int", "-D", EXCEPTIONS]
+    return command
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _escape(path: Path) -> str:
+    return str(path).replace(",", ",,")
+
+
+@contextmanager
+def _socket_folder() -> Iterator[Path]:
+    """A folder that only we may enter, with a name short enough for a unix socket's address."""
+    folder = _make_socket_folder()
+    # Held until we end, however we end: whoever finds the folder unlocked may remove it.
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _make_socket_folder() -> Path:
+    for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
+        if len(os.fsencode(parent)) + len(f"/{_PREFIX}12345678/serial") <= SUN_PATH_BYTES:
+            _sweep(parent)
+            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    raise LabError("no folder with a name short enough for a unix socket", component="bench")
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the socket folders that killed benches have left: ours, older than a minute, unlocked."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            status = folder.lstat()
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < 60:
+                continue
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
