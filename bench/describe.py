@@ -40,6 +40,11 @@ _ENTRY_BITS = {0: "P", 1: "RW", 2: "US", 3: "PWT", 4: "PCD", 5: "A", 6: "D", 7: 
 _PHYS_MASK = 0x000F_FFFF_FFFF_F000
 
 
+def printable(text: str) -> str:
+    """`text` with every control character escaped: bytes from a machine must not drive a terminal."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def entry_words(entry: int) -> str:
     """``0x…: phys 0x… P RW A D PSE NX``, or ``0 (empty)``."""
     if entry == 0:

@@ -58,8 +58,8 @@ class WindowVerdict:
     number: int
     scenario: str
     verdict: Verdict
-    source: str
-    """The capture in which it was judged."""
+    boot: int
+    """Number of the boot in which it was judged, from 1."""
     finding: Finding | None = None
     window: Window | None = None
     prediction: Prediction | None = None
@@ -88,16 +88,16 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     verdicts: dict[int, WindowVerdict] = {}
     pending: set[int] = set()
     notes: list[str] = []
-    for capture in captures:
+    for boot, capture in enumerate(captures, start=1):
         log = parse_trace(capture.data, nonce=capture.nonce)
-        judged, unreached = _judge_boot(capture, log)
+        judged, unreached = _judge_boot(boot, capture, log)
         verdicts |= judged
         pending = (pending | unreached) - judged.keys()
-        notes += [f"{capture.source}: bytes {s.span[0]}-{s.span[1]}: {s.mark}: {s.why}" for s in log.damage()]
+        notes += [f"boot {boot}, bytes {s.span[0]}-{s.span[1]}: {s.mark}: {s.why}" for s in log.damage()]
     names = {n: name for c in captures for n, name in c.scenarios.items()}
     for number in sorted(pending):
         finding = Finding("machine", "not reached: the machine died in an earlier window", window=number)
-        verdicts[number] = WindowVerdict(number, names.get(number, ""), Verdict.MISS, captures[-1].source, finding)
+        verdicts[number] = WindowVerdict(number, names.get(number, ""), Verdict.MISS, len(captures), finding)
     windows = tuple(verdicts[n] for n in sorted(verdicts))
     scenarios = _by_scenario(windows)
     first = captures[0] if captures else Capture("", b"")
@@ -114,7 +114,7 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     )
 
 
-def _judge_boot(capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:
+def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:
     """Verdicts on the windows of one boot, and the numbers of those that its early death left out."""
     windows = {w.number: w for w in log.windows}
     predictions, comparisons = _settle(windows, frozenset(capture.quirks) | _own_quirks(windows))
@@ -125,14 +125,14 @@ def _judge_boot(capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdic
         verdict, finding = _verdict(window, predictions[number], comparisons[number], end, asked, log)
         name = capture.scenarios.get(number, f"window-{number}")
         out[number] = WindowVerdict(
-            number, name, verdict, capture.source, finding, window, predictions[number], comparisons[number]
+            number, name, verdict, boot, finding, window, predictions[number], comparisons[number]
         )
     absent = {n for n in capture.scenarios if n not in windows}
     if absent and windows and _died(end, log):
         return out, absent
     for number in sorted(absent):
         verdict, finding = _absent(number, end, log)
-        out[number] = WindowVerdict(number, capture.scenarios[number], verdict, capture.source, finding)
+        out[number] = WindowVerdict(number, capture.scenarios[number], verdict, boot, finding)
     return out, set()
 
 

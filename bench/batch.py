@@ -1,0 +1,99 @@
+"""Many orders, some at a time; Ctrl-C lets those that run switch their machines off and starts no more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.bugs import Bug
+from bench.errors import BenchError, UsageError
+from bench.images import PayloadImage
+from bench.lab.boot import Limits, Progress
+from bench.records import Verdict
+from bench.run import Order, RunResult
+from bench.run import run as run_order
+
+
+@dataclass(frozen=True)
+class Task:
+    """An order and, for a demonstration, the bug in it."""
+
+    order: Order
+    bug: Bug | None = None
+
+    @property
+    def name(self) -> str:
+        """Machine and variant, as progress shows them."""
+        return f"{self.order.machine.name} {self.order.variant}{' (demonstration)' if self.bug else ''}"
+
+
+@dataclass
+class Outcome:
+    """What came of a task: a result, or the error that kept it from starting."""
+
+    task: Task
+    result: RunResult | None = None
+    error: BenchError | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that counts. A demonstration passes if its bug was caught, and only then."""
+        if self.result is None:
+            return Verdict.ERROR if isinstance(self.error, UsageError) else Verdict.MISS
+        if self.task.bug is None:
+            return self.result.verdict
+        return {Verdict.FAIL: Verdict.PASS, Verdict.MISS: Verdict.MISS}.get(self.result.verdict, Verdict.ERROR)
+
+
+def carry_out(
+    tasks: Sequence[Task],
+    *,
+    payload: PayloadImage,
+    results: Path,
+    jobs: int,
+    limits: Limits,
+    progress: Callable[[Task, Progress], None],
+    finished: Callable[[Outcome], None],
+    interrupted: Callable[[], None],
+) -> list[Outcome]:
+    """Outcomes in the order of the tasks; fewer than tasks if it was interrupted, which is reported at once.
+
+    `progress` and `finished` are called from the threads that run the orders.
+    """
+    cancel = threading.Event()
+
+    def one(task: Task) -> Outcome:
+        try:
+            result = run_order(
+                task.order,
+                payload=payload,
+                results=results,
+                limits=limits,
+                progress=lambda p: progress(task, p),
+                cancel=cancel,
+            )
+            outcome = Outcome(task, result)
+        except BenchError as error:
+            outcome = Outcome(task, error=error)
+        finished(outcome)
+        return outcome
+
+    outcomes: list[Outcome] = []
+    waiting = list(tasks)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures: set[Future[Outcome]] = set()
+        try:
+            while waiting or futures:
+                while waiting and len(futures) < jobs:
+                    futures.add(pool.submit(one, waiting.pop(0)))
+                done, futures = wait(futures, return_when=FIRST_COMPLETED, timeout=0.5)
+                outcomes += [future.result() for future in done]
+        except KeyboardInterrupt:
+            cancel.set()
+            interrupted()
+            outcomes += [future.result() for future in futures]
+    place = {id(task): number for number, task in enumerate(tasks)}
+    return sorted(outcomes, key=lambda o: place[id(o.task)])

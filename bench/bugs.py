@@ -1,0 +1,55 @@
+"""The bugs that the payload can build into its handler, to show that the bench finds them.
+
+`firmware-images/payloads/bugs.toml` has a row for each: number, what it does, and where it shows.
+Neither the trace nor the simulator knows of it; the name is looked up after the verdict.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import UsageError
+from bench.records import Machine
+
+BUGS_FILE = Path("firmware-images/payloads/bugs.toml")
+
+
+class Bug(BaseModel):
+    """One bug and where it is visible."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    number: int = Field(gt=0, lt=256)
+    about: str
+    shows: dict[str, tuple[str, ...]]
+    """Variant → scenarios, each of which shows the bug on any machine to which it applies."""
+    nx: bool | None = None
+    """Set if only machines with (or without) NX can show it."""
+
+    def shows_on(self, machine: Machine, variant: str) -> bool:
+        """Whether this machine can show the bug in this variant."""
+        if variant not in self.shows or (variant == "la57" and not machine.la57):
+            return False
+        return self.nx is None or self.nx == machine.nx
+
+
+def load_bugs(root: Path) -> tuple[Bug, ...]:
+    """All rows in file order. Raises UsageError naming the file and the key."""
+    path = root / BUGS_FILE
+    try:
+        rows = tomllib.loads(path.read_text())["bug"]
+        bugs = tuple(Bug.model_validate(row) for row in rows)
+    except (OSError, KeyError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    if len({b.number for b in bugs}) != len(bugs):
+        raise UsageError(f"{path}: a bug number stands twice")
+    return bugs
+
+
+def pick(bugs: tuple[Bug, ...], machine: Machine, draw: int) -> tuple[Bug, str] | None:
+    """A (bug, variant) that this machine can show; `draw` selects among them. None if it can show none."""
+    possible = [(bug, variant) for bug in bugs for variant in bug.shows if bug.shows_on(machine, variant)]
+    return possible[draw % len(possible)] if possible else None

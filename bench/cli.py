@@ -1,0 +1,273 @@
+"""The command line. Thin: reads options, calls one function, prints. Heavy modules are imported where used."""
+
+from __future__ import annotations
+
+import json as jsons
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli_run import run
+from bench.describe import printable
+from bench.errors import BenchError, UsageError
+from bench.terminal import complain, say
+
+app = typer.Typer(
+    name="bench",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Hold x86 machines against a reference simulator of dynamic early page tables. "
+    "Exit codes: 0 all agree, 1 a kernel differs, 2 wrong use, 3 the lab failed, 130 interrupted.",
+)
+inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the bench knows.")
+images_app = typer.Typer(no_args_is_help=True, help="What is booted on machines.")
+results_app = typer.Typer(no_args_is_help=True, help="What earlier runs found. Needs no lab.")
+app.add_typer(inventory_app, name="inventory")
+app.add_typer(images_app, name="images")
+app.add_typer(results_app, name="results")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
+CaptureArgument = Annotated[
+    Path, typer.Argument(help="A run folder, a boot folder, a packed capture or a raw serial log.", metavar="CAPTURE")
+]
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except BenchError as error:
+        complain(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        code = _usage(error)
+    sys.exit(code or 0)
+
+
+def _usage(error: Exception) -> int:
+    """What the command line parser has to say (2), or anything unforeseen, which is raised again."""
+    show = getattr(error, "show", None)
+    if show is None:
+        if type(error).__name__ == "Abort":
+            complain("interrupted")
+            return 130
+        raise error
+    show()
+    return int(getattr(error, "exit_code", 2))
+
+
+@app.command()
+def doctor(
+    json: Json = False,
+    install: Annotated[bool, typer.Option("--install", help="Install what is missing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before installing.")] = False,
+) -> int:
+    """Say what is missing, why it matters and how to get it."""
+    from bench.doctor import run_doctor
+
+    return run_doctor(json=json, install=install, yes=yes, echo=say)
+
+
+@inventory_app.command("list")
+def inventory_list(json: Json = False) -> int:
+    """List the machines with what matters for early page tables."""
+    from bench.inventory import find_root, load_inventory
+
+    machines = load_inventory(find_root())
+    rows = [
+        {
+            "machine": m.name,
+            "model": m.model,
+            "signature": f"0x{m.signature:08x}",
+            "memory_bytes": m.memory_bytes,
+            "maxphyaddr": m.maxphyaddr,
+            "nx": m.nx,
+            "la57": m.la57,
+            "platform_id": m.platform_id,
+            "virtual": m.virtual is not None,
+            "quirks": list(m.quirks),
+            "tags": list(m.tags),
+        }
+        for m in machines.values()
+    ]
+    if json:
+        say(jsons.dumps(rows, indent=2))
+        return 0
+    form = "{:20} {:9} {:10} {:>10} {:>10} {:3} {:5} {}"
+    say(form.format("machine", "model", "signature", "memory", "MAXPHYADDR", "NX", "LA57", "kind"))
+    for m in machines.values():
+        memory = f"{m.memory_bytes / 2**30:g} GiB"
+        yes = {True: "yes", False: "-"}
+        kind = "virtual: not silicon" if m.virtual else "silicon"
+        signature = f"0x{m.signature:08x}"
+        say(form.format(m.name, m.model, signature, memory, m.maxphyaddr, yes[m.nx], yes[m.la57], kind))
+    return 0
+
+
+@images_app.command("build")
+def images_build(
+    compiler: Annotated[str, typer.Option(help="gcc or clang.")] = "gcc",
+    json: Json = False,
+) -> int:
+    """Build the payload, or find it in the cache."""
+    from bench.images import build_payload
+    from bench.inventory import find_root
+
+    image = build_payload(find_root(), compiler=compiler)
+    row = {"kernel": str(image.kernel), "image_id": f"{image.image_id:016x}", "sha256": image.sha256}
+    say(jsons.dumps(row) if json else "\n".join(f"{k:9} {v}" for k, v in row.items()))
+    return 0
+
+
+@app.command()
+def replay(capture: CaptureArgument, json: Json = False) -> int:
+    """Judge a capture again, without lab, store or images: the same verdict every time."""
+    from bench.judge import judge
+    from bench.parse.capture_file import read_captures
+    from bench.report.rows import EXIT_CODES, judgement_rows, judgement_table
+
+    captures = read_captures(capture)
+    judgement = judge(captures)
+    seconds = round(sum(c.events[-1].at_s for c in captures if c.events), 2)
+    if json:
+        say(jsons.dumps({"verdict": judgement.verdict, "runs": judgement_rows(judgement, seconds)}, indent=2))
+    else:
+        for line in judgement_table(judgement):
+            say(line)
+    return EXIT_CODES[judgement.verdict]
+
+
+@app.command()
+def explain(
+    run: Annotated[str, typer.Argument(help="A run's number in the store, or a capture.", metavar="RUN|CAPTURE")],
+    window: Annotated[list[int] | None, typer.Option(help="Only this window (may be repeated).")] = None,
+    all_windows: Annotated[bool, typer.Option("--all", help="Every window that did not pass.")] = False,
+) -> int:
+    """Tell the story of the first divergence: what was touched, what the model says and why, what the machine did."""
+    from bench.judge import judge
+    from bench.parse.capture_file import read_captures
+    from bench.report.explain import explain as story
+
+    judgement = judge(read_captures(_capture_of(run)))
+    for line in story(judgement, windows=frozenset(window or ()), limit=10**9 if all_windows else 3):
+        say(line)
+    return 0
+
+
+def _capture_of(run: str) -> Path:
+    """The capture of a run in the store, or the path itself."""
+    if not run.isdigit() or Path(run).exists():
+        return Path(run)
+    from bench.inventory import find_root
+    from bench.store import Store
+
+    root = find_root()
+    row = Store.open(root / "results" / "bench.sqlite").run(int(run))
+    if row is None:
+        raise UsageError(f"no run {run} in the store; `bench results list` shows what there is")
+    return Path(row.capture)
+
+
+@app.command()
+def parse(
+    capture: CaptureArgument,
+    json: Json = False,
+    damage: Annotated[bool, typer.Option("--damage", help="Only what is damaged, repeated or misplaced.")] = False,
+) -> int:
+    """Show the trace records of a capture with their byte ranges."""
+    from bench.parse.capture_file import read_captures
+
+    for boot, record in enumerate(read_captures(capture), start=1):
+        for row in _parsed(boot, record.data, record.nonce):
+            if damage and row["mark"] in ("record", "foreign"):
+                continue
+            say(jsons.dumps(row) if json else _parsed_line(row))
+    return 0
+
+
+def _parsed(boot: int, data: bytes, nonce: int | None) -> Iterator[dict[str, Any]]:
+    from bench.parse.trace import parse_trace
+
+    for s in parse_trace(data, nonce=nonce).stretches:
+        row: dict[str, Any] = {"kind": "trace", "boot": boot, "mark": s.mark, "span": list(s.span)}
+        if s.line:
+            fields = {k: f"{v:x}" if isinstance(v, int) else v for k, v in s.line.fields.items()}
+            row |= {"seq": s.line.seq, "record": s.line.kind, "fields": fields}
+        else:
+            row["text"] = data[s.span[0] : s.span[1]].decode("ascii", "backslashreplace")
+        if s.why:
+            row["why"] = s.why
+        yield row
+
+
+def _parsed_line(row: dict[str, Any]) -> str:
+    where = f"{row['span'][0]:8d}  {row['mark']:9}"
+    if "record" in row:
+        fields = " ".join(f"{k}={printable(v)}" for k, v in row["fields"].items())
+        text = f"#{row['seq']:<5x} {row['record']:7} {fields}"
+    else:
+        text = printable(row["text"])
+    return f"{where}  {text}" + (f"  <- {row['why']}" if "why" in row else "")
+
+
+@app.command()
+def sim(
+    addresses: Annotated[Path, typer.Argument(help="One virtual address in hex per line; - for standard input.")],
+    variant: Annotated[str, typer.Option(help="Handler variant, such as seed-2012, v3.9, la57.")],
+    pool: Annotated[int, typer.Option(min=1, max=64, help="Page tables in the pool.")] = 64,
+    page_offset: Annotated[str | None, typer.Option(help="PAGE_OFFSET in hex, if not the variant's own.")] = None,
+    json: Json = False,
+) -> int:
+    """Run a list of faulting addresses through the reference handler, one call each."""
+    from bench.sim.handler_list import fault_list, parse_address_list
+
+    try:
+        offset = None if page_offset is None else int(page_offset, 16)
+    except ValueError:
+        raise UsageError(f"--page-offset {page_offset!r} is not a hexadecimal number") from None
+    if str(addresses) == "-":
+        lines, source = sys.stdin.read().splitlines(), "standard input"
+    else:
+        try:
+            lines, source = addresses.read_text(errors="backslashreplace").splitlines(), str(addresses)
+        except OSError as error:
+            raise UsageError(f"{addresses}: {error.strerror}") from error
+    wanted = list(parse_address_list(lines, source))
+    for row in fault_list(variant, pool, wanted, offset):
+        say(jsons.dumps(row) if json else " ".join(f"{k}={v}" for k, v in row.items()))
+    return 0
+
+
+@results_app.command("list")
+def results_list(
+    limit: Annotated[int, typer.Option(help="The newest so many.")] = 20,
+    json: Json = False,
+) -> int:
+    """List stored runs, the newest last."""
+    from bench.inventory import find_root
+    from bench.store import Store
+
+    rows = Store.open(find_root() / "results" / "bench.sqlite").runs(limit=limit)
+    for row in rows:
+        if json:
+            say(jsons.dumps(row.as_dict()))
+        else:
+            what = f"{row.machine:20} {row.model:9} {row.image:20}"
+            say(f"{row.id:5d}  {row.started}  {row.verdict:5}  {what} {row.capture}")
+    if not rows and not json:
+        say("No run is stored yet; `bench run --machine NAME` makes one.")
+    return 0
+
+
+app.command()(run)

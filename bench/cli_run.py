@@ -1,0 +1,149 @@
+"""`bench run`: orders for machines, progress while they run, a table per CPU model at the end."""
+
+from __future__ import annotations
+
+import json as jsons
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.errors import UsageError
+from bench.records import Machine, worst
+from bench.terminal import say
+
+if TYPE_CHECKING:
+    from bench.batch import Outcome, Task
+
+PAYLOAD_VARIANTS = ("seed-2012", "v3.9", "la57")
+
+
+def run(
+    machine: Annotated[list[str] | None, typer.Option(help="Machine of the inventory (may be repeated).")] = None,
+    all_machines: Annotated[bool, typer.Option("--all", help="Every machine of the inventory.")] = False,
+    variant: Annotated[list[str] | None, typer.Option(help="Handler variant (default: each that applies).")] = None,
+    scenario: Annotated[list[str] | None, typer.Option(help="Scenario (default: the whole set).")] = None,
+    scenario_set: Annotated[str, typer.Option("--set", help="Set of scenarios.")] = "hil",
+    demonstrate: Annotated[
+        bool, typer.Option(help="One more boot a machine with a hidden bug in the handler, which must be found.")
+    ] = False,
+    draw: Annotated[int, typer.Option(help="Selects the bugs to demonstrate.")] = 0,
+    witness: Annotated[bool, typer.Option(help="Hold the trace against QEMU's own exception log.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Machines at a time (default: one a processor).")] = None,
+    results: Annotated[Path | None, typer.Option(help="Where captures and store go (default: results/).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")] = False,
+) -> int:
+    """Boot machines with the payload, capture what they say and hold it against the reference simulator."""
+    from bench.batch import carry_out
+    from bench.cli_summary import one_line, outcome_rows, summary
+    from bench.images import build_payload
+    from bench.inventory import find_root
+    from bench.lab.boot import Limits
+    from bench.progress import Board
+    from bench.report.rows import EXIT_CODES
+
+    root = find_root()
+    tasks = _tasks(root, machine or [], all_machines, variant or [], scenario or [], scenario_set, witness)
+    if demonstrate:
+        machines = {t.order.machine.name: t.order.machine for t in tasks}
+        tasks += _demonstrations(root, list(machines.values()), draw)
+    payload = build_payload(root)
+    where = results or root / "results"
+    started = time.monotonic()
+    at_a_time = jobs or os.cpu_count() or 1
+    board = Board(len(tasks), at_a_time, quiet=json)
+    outcomes = carry_out(
+        tasks,
+        payload=payload,
+        results=where,
+        jobs=at_a_time,
+        limits=Limits(),
+        progress=lambda task, p: board.update(task.name, p),
+        finished=lambda o: board.finish(o.task.name, o.verdict, one_line(o)),
+        interrupted=board.interrupted,
+    )
+    board.close()
+    _store(where, outcomes)
+    verdict = worst([o.verdict for o in outcomes])
+    if json:
+        say(
+            jsons.dumps(
+                {"verdict": verdict, "interrupted": board.was_interrupted, "runs": list(outcome_rows(outcomes))},
+                indent=2,
+            )
+        )
+    else:
+        for line in summary(outcomes, time.monotonic() - started):
+            say(line)
+    return 130 if board.was_interrupted else EXIT_CODES[verdict]
+
+
+def _tasks(
+    root: Path,
+    names: Sequence[str],
+    every: bool,
+    variants: Sequence[str],
+    scenarios: Sequence[str],
+    scenario_set: str,
+    witness: bool,
+) -> list[Task]:
+    from bench.batch import Task
+    from bench.inventory import load_inventory
+    from bench.run import Order
+    from bench.scenarios import load_scenarios
+
+    machines = load_inventory(root)
+    if not every and not names:
+        raise UsageError("say which machine: --machine NAME, or --all; `bench inventory list` shows them")
+    chosen = list(machines) if every else list(names)
+    _known("machine", chosen, machines)
+    _known("variant", variants, PAYLOAD_VARIANTS)
+    known = load_scenarios(root)
+    _known("scenario", scenarios, known)
+    wanted = [known[n] for n in scenarios] or [s for s in known.values() if s.set == scenario_set]
+    if not wanted:
+        raise UsageError(f"no scenario is in set {scenario_set!r}; there are {sorted({s.set for s in known.values()})}")
+    tasks = []
+    for name in chosen:
+        for variant in variants or PAYLOAD_VARIANTS:
+            applies = tuple(s for s in wanted if variant in s.variants)
+            if (variant != "la57" or machines[name].la57 or variants) and applies:
+                tasks.append(Task(Order(machines[name], variant, applies, witness=witness)))
+    if not tasks:
+        raise UsageError("no scenario of this choice is for such a machine and variant")
+    return tasks
+
+
+def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no {what} {name!r}; there are: {', '.join(known)}")
+
+
+def _demonstrations(root: Path, machines: Sequence[Machine], draw: int) -> list[Task]:
+    from bench.batch import Task
+    from bench.bugs import load_bugs, pick
+    from bench.run import Order
+    from bench.scenarios import load_scenarios
+
+    bugs, scenarios = load_bugs(root), load_scenarios(root)
+    tasks = []
+    for number, machine in enumerate(machines):
+        picked = pick(bugs, machine, draw + number)
+        if picked:
+            bug, variant = picked
+            chosen = tuple(scenarios[n] for n in bug.shows[variant])
+            tasks.append(Task(Order(machine, variant, chosen, bug=bug.number), bug))
+    return tasks
+
+
+def _store(results: Path, outcomes: Sequence[Outcome]) -> None:
+    from bench.store import Store
+
+    store = Store.open(results / "bench.sqlite")
+    for outcome in outcomes:
+        if outcome.result:
+            store.save_run(**outcome.result.as_row())

@@ -1,0 +1,116 @@
+"""What `bench run` says at the end: rows of JSON, a table per CPU model, and where to look next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.batch import Outcome
+from bench.describe import printable
+from bench.records import ScenarioResult, Verdict, worst
+from bench.report.rows import scenario_row
+
+
+def one_line(outcome: Outcome) -> str:
+    if outcome.result is None:
+        return printable(str(outcome.error))
+    faults = sum(s.predicted + s.replayed for s in outcome.result.scenarios)
+    first = next((f for s in outcome.result.scenarios for f in s.findings), None)
+    text = f"{faults} faults equal, {outcome.result.seconds:.1f} s"
+    if outcome.task.bug:
+        return f"{'caught' if outcome.verdict is Verdict.PASS else 'NOT CAUGHT'}: bug {outcome.task.bug.number}"
+    return text + (f"; {first.component}: {printable(first.summary)}" if first else "")
+
+
+def outcome_rows(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
+    for outcome in outcomes:
+        order = outcome.task.order
+        machine = order.machine
+        if outcome.result is None:
+            failed = ScenarioResult("-", outcome.verdict, reason=str(outcome.error))
+            yield scenario_row(machine.name, machine.model, order.image, failed, 0.0)
+            continue
+        seconds = outcome.result.seconds
+        if outcome.task.bug is None:
+            for s in outcome.result.scenarios:
+                yield scenario_row(machine.name, machine.model, order.image, s, seconds)
+            continue
+        found = [s for s in outcome.result.scenarios if s.verdict is Verdict.FAIL]
+        row = ScenarioResult(
+            "demonstration",
+            outcome.verdict,
+            windows=sum(s.windows for s in outcome.result.scenarios),
+            findings=found[0].findings[:1] if found else (),
+            reason=f"hidden bug {outcome.task.bug.number} ({outcome.task.bug.about}): "
+            + ("caught" if found else "not caught"),
+        )
+        yield scenario_row(machine.name, machine.model, order.image, row, seconds)
+
+
+@dataclass
+class _ModelRow:
+    machines: set[str] = field(default_factory=set)
+    boots: int = 0
+    predicted: int = 0
+    replayed: int = 0
+    resets: int = 0
+    digests: int = 0
+    verdicts: list[Verdict] = field(default_factory=list)
+    caught: list[str] = field(default_factory=list)
+    virtual: bool = False
+
+
+def summary(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
+    models: dict[str, _ModelRow] = {}
+    for outcome in outcomes:
+        machine = outcome.task.order.machine
+        row = models.setdefault(machine.model, _ModelRow())
+        row.machines.add(machine.name)
+        row.virtual |= machine.virtual is not None
+        row.verdicts.append(outcome.verdict)
+        row.boots += 1
+        if outcome.task.bug:
+            row.caught.append(f"{outcome.task.bug.number}{'' if outcome.verdict is Verdict.PASS else ' NOT CAUGHT'}")
+        elif outcome.result:
+            for s in outcome.result.scenarios:
+                row.predicted += s.predicted
+                row.replayed += s.replayed
+                row.resets += s.resets
+                row.digests += s.digests
+    form = "{:9} {:24} {:>4} {:>8} {:>9} {:>8} {:>6} {:>7}  {:12} {:7} {}"
+    yield ""
+    heads = (
+        "model",
+        "machines",
+        "runs",
+        "faults",
+        "predicted",
+        "replayed",
+        "resets",
+        "digests",
+        "bug caught",
+        "verdict",
+    )
+    yield form.format(*heads, "kind")
+    for model, row in sorted(models.items()):
+        names = ", ".join(sorted(row.machines))
+        kind = "virtual: not silicon" if row.virtual else "silicon"
+        counts = (row.predicted + row.replayed, row.predicted, row.replayed, row.resets, row.digests)
+        caught = ", ".join(row.caught) or "-"
+        yield form.format(model, names[:24], row.boots, *counts, caught, worst(row.verdicts), kind)
+    yield ""
+    yield from _not_passed(outcomes)
+    total = worst([o.verdict for o in outcomes])
+    yield f"{total}: {len(outcomes)} runs in {seconds:.0f} s"
+    yield "Next: bench results list; bench explain RUN; bench replay CAPTURE; bench run --machine NAME --witness"
+
+
+def _not_passed(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    for outcome in outcomes:
+        if outcome.verdict in (Verdict.PASS, Verdict.SKIP):
+            continue
+        order = outcome.task.order
+        yield f"{outcome.verdict}  {order.machine.name} {order.variant}: {one_line(outcome)}"
+        if outcome.result:
+            yield f"      bench explain {outcome.result.folder}"

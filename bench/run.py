@@ -1,0 +1,187 @@
+"""One machine, one image, all stages in order: the file to read first.
+
+offer    scenarios that apply to the machine → windows of a script
+boot     the lab boots payload and script and captures what the machine says
+judge    parse, simulate, reconcile
+again    a machine that died in a window is booted anew for the windows after it
+store    the verdict, with the path of its captures
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.errors import LabError
+from bench.images import PayloadImage
+from bench.judge import Judgement, judge
+from bench.lab.boot import Limits, Load, Progress, boot
+from bench.parse.capture_file import read_captures
+from bench.parse.exception_log import read_exceptions
+from bench.parse.trace import parse_trace
+from bench.records import Finding, Machine, ScenarioResult, Verdict, worst
+from bench.scenarios import Scenario, Skip, expand
+from bench.script import ScriptWindow, render
+from bench.witness import Testimony, cross_examine
+
+# A machine that dies in one window after another is not booted for each of the rest.
+MAX_BOOTS = 4
+PAYLOAD = "early-pf"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run: one machine, one handler variant of the payload, a set of scenarios."""
+
+    machine: Machine
+    variant: str
+    scenarios: tuple[Scenario, ...]
+    bug: int = 0
+    """A bug to build into the handler; neither trace nor simulator is told."""
+    witness: bool = False
+    """Hold the trace against the virtual machine's own exception log."""
+
+    @property
+    def image(self) -> str:
+        """Name of the image under test."""
+        return f"{PAYLOAD}/{self.variant}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of an order. `scenarios` has the skipped ones too, in the order's order."""
+
+    order: Order
+    judgement: Judgement
+    scenarios: tuple[ScenarioResult, ...]
+    verdict: Verdict
+    seconds: float
+    folder: Path
+    image_sha256: str
+    started: datetime
+    witnessed: int = 0
+    """Exceptions on which trace and witness agree."""
+
+
+def run(
+    order: Order,
+    *,
+    payload: PayloadImage,
+    results: Path,
+    limits: Limits,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> RunResult:
+    """Carry out one order. Raises LabError or UsageError only if nothing could be started at all."""
+    started, clock = datetime.now(UTC), time.monotonic()
+    windows, names, skipped = offer(order)
+    folder = _new_folder(results / "captures", started, order)
+    captured: list[Path] = []
+    judgement = judge([])
+    remaining = windows
+    while remaining and len(captured) < MAX_BOOTS:
+        here = folder / f"boot-{len(captured) + 1}"
+        _boot(order, remaining, names, payload, here, limits, progress, cancel)
+        captured.append(here)
+        judgement = judge([c for path in captured for c in read_captures(path)])
+        remaining = tuple(w for w in windows if w.number in judgement.pending)
+        if cancel is not None and cancel.is_set():
+            break
+    witnessed, objection = _witness(captured) if order.witness else (0, None)
+    scenarios = _in_order(order, judgement, skipped, objection)
+    return RunResult(
+        order=order,
+        judgement=judgement,
+        scenarios=scenarios,
+        verdict=worst([s.verdict for s in scenarios]),
+        seconds=round(time.monotonic() - clock, 2),
+        folder=folder,
+        image_sha256=payload.sha256,
+        started=started,
+        witnessed=witnessed,
+    )
+
+
+def offer(order: Order) -> tuple[tuple[ScriptWindow, ...], dict[int, str], dict[str, str]]:
+    """Windows numbered through, window number → scenario, and skipped scenario → reason."""
+    windows: list[ScriptWindow] = []
+    names: dict[int, str] = {}
+    skipped: dict[str, str] = {}
+    for scenario in order.scenarios:
+        expanded = expand(scenario, order.machine, order.variant, bug=order.bug)
+        if isinstance(expanded, Skip):
+            skipped[scenario.name] = expanded.reason
+            continue
+        for window in expanded:
+            names[len(windows)] = scenario.name
+            windows.append(replace(window, number=len(windows)))
+    return tuple(windows), names, skipped
+
+
+def _boot(
+    order: Order,
+    windows: Sequence[ScriptWindow],
+    names: dict[int, str],
+    payload: PayloadImage,
+    folder: Path,
+    limits: Limits,
+    progress: Callable[[Progress], None] | None,
+    cancel: threading.Event | None,
+) -> None:
+    machine = order.machine
+    nonce = secrets.randbits(64) | 1  # zero stands for "not known yet"
+    meta = {
+        "machine": machine.name,
+        "model": machine.model,
+        "image": order.image,
+        "virtual": machine.virtual is not None,
+        "nonce": f"{nonce:x}",
+        "quirks": list(machine.quirks),
+        "scenarios": {str(w.number): names[w.number] for w in windows},
+        "payload_sha256": payload.sha256,
+    }
+    load = Load(payload.kernel, render(tuple(windows), nonce=nonce), "")
+    boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)
+
+
+def _witness(captured: Sequence[Path]) -> tuple[int, Finding | None]:
+    """Exceptions agreed on over all boots, and the first objection."""
+    agreed = 0
+    for path in captured:
+        log = path / "exceptions.log"
+        if not log.exists():
+            raise LabError(f"{log}: the virtual machine left no exception log", component="QEMU")
+        capture = read_captures(path)[0]
+        windows = parse_trace(capture.data, nonce=capture.nonce).windows
+        testimony = [Testimony(e.vector, e.error, e.cr2, e.ip) for e in read_exceptions(log.read_bytes())]
+        agreement = cross_examine(windows, testimony)
+        agreed += agreement.exceptions
+        if agreement.finding:
+            return agreed, agreement.finding
+    return agreed, None
+
+
+def _in_order(
+    order: Order, judgement: Judgement, skipped: dict[str, str], objection: Finding | None
+) -> tuple[ScenarioResult, ...]:
+    judged = {s.scenario: s for s in judgement.scenarios}
+    rows = [
+        judged.get(s.name) or ScenarioResult(s.name, Verdict.SKIP, reason=skipped.get(s.name, "nothing to do"))
+        for s in order.scenarios
+    ]
+    if objection:
+        rows.append(ScenarioResult("witness", Verdict.ERROR, findings=(objection,), reason=objection.summary))
+    return tuple(rows)
+
+
+def _new_folder(captures: Path, started: datetime, order: Order) -> Path:
+    """``captures/DATE/TIME-MACHINE-VARIANT-XXXX``, made now, never reused."""
+    name = f"{started:%H%M%S}-{order.machine.name}-{order.variant}-{secrets.token_hex(2)}"
+    folder = captures / f"{started:%Y-%m-%d}" / name
+    folder.mkdir(parents=True)
+    return folder
