@@ -274,9 +274,10 @@ def _absent(number: int, end: LabEvent | None, log: TraceLog) -> tuple[Verdict, 
     for refusal in log.refusals:
         if refusal.window is None and not log.windows:
             return Verdict.ERROR, Finding("payload", f"the payload refused: {refusal.why}", window=number)
-    if log.damage():
-        stretch = log.damage()[0]
-        witness = {"bytes": f"{stretch.span[0]}-{stretch.span[1]}", "damage": stretch.why}
+    if log.gaps or log.damage():
+        span = log.gaps[0].span if log.gaps else log.damage()[0].span
+        why = log.gaps[0].why if log.gaps else log.damage()[0].why
+        witness = {"bytes": f"{span[0]}-{span[1]}", "damage": why}
         return Verdict.MISS, Finding(
             "serial line", "the window's begin record was lost", window=number, witness=witness
         )

@@ -44,6 +44,8 @@ class TraceLog:
     stretches: tuple[Stretch, ...]
     done: bool
     """True if the script came to its end."""
+    gaps: tuple[Damage, ...] = ()
+    """Places where records are missing, inside windows and between them."""
     restarted_at: int | None = None
     """Byte at which numbering began anew: the machine restarted by itself; nothing after it was read."""
 
@@ -61,7 +63,9 @@ def parse_trace(data: bytes, *, nonce: int | None = None) -> TraceLog:
         if reader.restarted_at is not None:
             break
     reader.finish(data)
-    return TraceLog(tuple(reader.windows), tuple(reader.refusals), tuple(kept), reader.done, reader.restarted_at)
+    return TraceLog(
+        tuple(reader.windows), tuple(reader.refusals), tuple(kept), reader.done, tuple(reader.gaps), reader.restarted_at
+    )
 
 
 @dataclass
@@ -83,6 +87,7 @@ class _Reader:
     def __init__(self) -> None:
         self.windows: list[Window] = []
         self.refusals: list[Refusal] = []
+        self.gaps: list[Damage] = []
         self.done = False
         self.restarted_at: int | None = None
         self._open: _Open | None = None
@@ -123,8 +128,10 @@ class _Reader:
     def _gap(self, span: tuple[int, int], seq: int) -> None:
         count = seq - self._next_seq
         why = f"{count} record{'s' * (count > 1)} missing before record {seq:#x} ({self._last_damage})"
+        gap = Damage((self._end, span[0]), why)
+        self.gaps.append(gap)
         if self._open and not self._open.damage and not self._open.complete:
-            self._open.damage.append(Damage((self._end, span[0]), why))
+            self._open.damage.append(gap)
 
     def _record(self, line: Line, span: tuple[int, int]) -> None:
         if line.kind == "begin":
