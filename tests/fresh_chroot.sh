@@ -114,18 +114,18 @@ inside() {
     carry_over "$new"
     chroot "$new" chown -R "$user:" "/home/$user"
 
-    local home=/root
-    [ "$who" = root ] || home=/home/$user
-    git clone --quiet --no-hardlinks "file://$repository" "$new$home/clone"
-    git -C "$new$home/clone" checkout --quiet "$(git -C "$repository" rev-parse HEAD)"
-    chroot "$new" chown -R "$who:" "$home/clone"
+    local place=/root/clone
+    [ "$who" = root ] || place=/home/$user/clone
+    git clone --quiet --no-hardlinks "file://$repository" "$new$place"
+    chroot "$new" chown -R "$who:" "$place"
 
     readarray -t settings < <(env | grep -E "$carried")
     enter() {
-        local as=$1
+        local as=$1 home=/root
         shift
+        [ "$as" = root ] || home=/home/$user
         env -i "${settings[@]}" HOME="$home" USER="$as" LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-            chroot --userspec="$as" "$new" /bin/bash -c "cd ~/clone && $*" </dev/null
+            chroot --userspec="$as" "$new" /bin/bash -c "cd $place && $*" </dev/null
     }
     run() {
         printf '\n=== %s (%s)\n' "${*:2}" "$1"
@@ -138,11 +138,7 @@ inside() {
     expect_refusal "no terminal to ask on" "$who" ./setup
     if [ "$who" != root ]; then
         expect_refusal "needs root, and there is no sudo" "$who" ./setup --yes
-        HOME_SAVED=$home home=/root
-        printf '\n=== ./setup --yes --only-system (root)\n'
-        env -i "${settings[@]}" HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-            chroot "$new" "$HOME_SAVED/clone/setup" --yes --only-system </dev/null
-        home=$HOME_SAVED
+        run root ./setup --yes --only-system
     fi
 
     local command
@@ -151,11 +147,11 @@ inside() {
             *"nox -s hil"*) [ $hil = yes ] || continue ;;
         esac
         run "$who" "$command"
-    done < <(readme_commands "$new$home/clone/README.md" "$hil")
+    done < <(readme_commands "$new$place/README.md" "$hil")
 
     run "$who" './setup --yes | tee /tmp/second && grep -q "nothing to do" /tmp/second'
     local strange
-    strange=$(chroot "$new" find "$home/clone" ! -user "$who" | head -5)
+    strange=$(chroot "$new" find "$place" ! -user "$who" | head -5)
     [ -z "$strange" ] || { printf 'does not belong to %s:\n%s\n' "$who" "$strange" >&2 && exit 1; }
 }
 
