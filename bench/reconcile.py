@@ -1,43 +1,55 @@
 """Predicted events beside observed events: the first divergent event and field of each window.
 
-Both sides become pandas tables with one row an event and one nullable UInt64 column a field; they are
-joined on (window, event number). A field is compared where both sides have a number, outside the bits
-that the prediction leaves free.
+Both sides become tables with one row an event; pandas joins them on (window, event number), numpy
+compares the joined rows, all fields at once. A field is compared where both sides have a number,
+outside the bits that the prediction leaves free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from bench.records import EVENT_FIELDS, Comparison, Divergence, Event, EventKind, Prediction, Window
 
 # Compared in this order within an event: a missing fault shows first as another kind or another step.
 COMPARED: tuple[str, ...] = ("kind", "step", *EVENT_FIELDS)
+_COLUMN = {name: number for number, name in enumerate(COMPARED)}
+_fields = attrgetter(*COMPARED)
 
 
-def event_table(sides: Iterable[tuple[int, Iterable[Event]]]) -> pd.DataFrame:
-    """Events of several windows as a table.
+@dataclass(frozen=True)
+class EventTable:
+    """Events of several windows. Row i of all three belongs together."""
 
-    Columns: window and event (int64), then COMPARED (UInt64, missing where the side says nothing).
-    """
+    index: pd.DataFrame
+    """Columns window, event (number in its window) and row (i), all int64."""
+    values: npt.NDArray[np.uint64]
+    """Shape (rows, len(COMPARED)); 0 where the side says nothing."""
+    given: npt.NDArray[np.bool_]
+    """Same shape: whether the side says anything."""
+
+
+def event_table(sides: Iterable[tuple[int, Iterable[Event]]]) -> EventTable:
+    """Events of several windows as a table."""
     rows = [(window, number, event) for window, events in sides for number, event in enumerate(events)]
-    columns: dict[str, object] = {
-        "window": np.array([r[0] for r in rows], dtype=np.int64),
-        "event": np.array([r[1] for r in rows], dtype=np.int64),
-    }
-    for name in COMPARED:
-        values = np.zeros(len(rows), dtype=np.uint64)
-        missing = np.ones(len(rows), dtype=bool)
-        for i, (_, _, event) in enumerate(rows):
-            value = getattr(event, name)
-            if value is not None:
-                values[i] = value
-                missing[i] = False
-        columns[name] = pd.arrays.IntegerArray(values, missing)
-    return pd.DataFrame(columns)
+    fields = [_fields(event) for _, _, event in rows]
+    shape = (len(rows), len(COMPARED))
+    index = pd.DataFrame(
+        {
+            "window": np.array([r[0] for r in rows], dtype=np.int64),
+            "event": np.array([r[1] for r in rows], dtype=np.int64),
+            "row": np.arange(len(rows), dtype=np.int64),
+        }
+    )
+    values = np.array([[v or 0 for v in row] for row in fields], dtype=np.uint64).reshape(shape)
+    given = np.array([[v is not None for v in row] for row in fields], dtype=bool).reshape(shape)
+    return EventTable(index, values, given)
 
 
 def reconcile(windows: Mapping[int, Window], predictions: Mapping[int, Prediction]) -> dict[int, Comparison]:
@@ -48,48 +60,43 @@ def reconcile(windows: Mapping[int, Window], predictions: Mapping[int, Predictio
     """
     predicted = event_table((n, predictions[n].events) for n in windows)
     observed = event_table((n, w.observation.events) for n, w in windows.items())
-    joined = predicted.merge(observed, on=["window", "event"], how="outer", suffixes=("_p", "_o"), indicator=True)
+    joined = predicted.index.merge(observed.index, on=["window", "event"], how="outer", suffixes=("_p", "_o"))
     joined = joined.sort_values(["window", "event"], kind="stable", ignore_index=True)
-    _release_free_bits(joined, predictions)
+    only_predicted = joined["row_o"].isna().to_numpy()
+    only_observed = joined["row_p"].isna().to_numpy()
+    complete = joined["window"].map({n: w.observation.complete for n, w in windows.items()}).to_numpy(dtype=bool)
+    both = ~only_predicted & ~only_observed
+    left = joined["row_p"].to_numpy()[both].astype(np.int64)
+    right = joined["row_o"].to_numpy()[both].astype(np.int64)
 
-    differs = pd.DataFrame(
-        {
-            name: (joined[f"{name}_p"] != joined[f"{name}_o"]).fillna(False).astype(bool) & (joined["_merge"] == "both")
-            for name in COMPARED
-        }
-    )
-    cut = joined["window"].map({n: not w.observation.complete for n, w in windows.items()}).astype(bool)
-    differs["missing"] = (joined["_merge"] == "left_only") & ~cut
-    differs["extra"] = joined["_merge"] == "right_only"
+    constrained = ~_free(predictions, windows, predicted.values.shape)[left]
+    unequal = (predicted.values[left] ^ observed.values[right]) & constrained != 0
+    differs = np.zeros((len(joined), len(COMPARED) + 2), dtype=bool)
+    differs[both, :-2] = unequal & predicted.given[left] & observed.given[right]
+    differs[:, -2] = only_predicted & complete
+    differs[:, -1] = only_observed
 
-    first = joined.loc[differs.any(axis=1)].groupby("window").head(1)
-    divergent = {
-        int(window): (int(event), _first(differs, row))
-        for row, window, event in zip(first.index, first["window"].array, first["event"].array, strict=True)
-    }
+    names = (*COMPARED, "missing", "extra")
+    divergent: dict[int, tuple[int, str]] = {}
+    places = joined[["window", "event"]].to_numpy(dtype=np.int64)
+    for row in np.flatnonzero(differs.any(axis=1)):
+        window, event = places[row]
+        divergent.setdefault(int(window), (int(event), names[int(np.argmax(differs[row]))]))
     return {n: _comparison(w, predictions[n], divergent.get(n)) for n, w in windows.items()}
 
 
-def _first(differs: pd.DataFrame, row: int) -> str:
-    flags = differs.loc[row].to_numpy()
-    return str(differs.columns[int(np.argmax(flags))])
-
-
-def _release_free_bits(joined: pd.DataFrame, predictions: Mapping[int, Prediction]) -> None:
-    """Clear, on both sides, the bits that a prediction leaves to the processor."""
-    free = {
-        (window, number): event.free
-        for window, prediction in predictions.items()
-        for number, event in enumerate(prediction.events)
-        if event.free
-    }
-    if not free:
-        return
-    keys = zip(joined["window"], joined["event"], strict=True)
-    for row, key in enumerate(keys):
-        for name, mask in free.get((int(key[0]), int(key[1])), {}).items():
-            for column in (f"{name}_p", f"{name}_o"):
-                joined.loc[[row], column] = joined.loc[[row], column] & (~mask & 0xFFFFFFFFFFFFFFFF)
+def _free(
+    predictions: Mapping[int, Prediction], windows: Iterable[int], shape: tuple[int, ...]
+) -> npt.NDArray[np.uint64]:
+    """Masks of the bits that the predictions leave to the processor, by row and column of their table."""
+    free = np.zeros(shape, dtype=np.uint64)
+    row = 0
+    for window in windows:
+        for event in predictions[window].events:
+            for name, mask in event.free.items():
+                free[row, _COLUMN[name]] = mask
+            row += 1
+    return free
 
 
 def _comparison(window: Window, prediction: Prediction, divergent: tuple[int, str] | None) -> Comparison:
