@@ -172,11 +172,8 @@ def _capture_of(run: str) -> Path:
     from bench.inventory import find_root
     from bench.store import Store
 
-    root = find_root()
-    row = Store.open(root / "results" / "bench.sqlite").run(int(run))
-    if row is None:
-        raise UsageError(f"no run {run} in the store; `bench results list` shows what there is")
-    return Path(row.capture)
+    with Store(find_root() / "results" / "bench.sqlite") as store:
+        return Path(store.run(int(run)).record.capture)
 
 
 @app.command()
@@ -258,13 +255,16 @@ def results_list(
     from bench.inventory import find_root
     from bench.store import Store
 
-    rows = Store.open(find_root() / "results" / "bench.sqlite").runs(limit=limit)
-    for row in rows:
+    with Store(find_root() / "results" / "bench.sqlite") as store:
+        rows = store.runs(limit=limit)
+    for row in reversed(rows):
+        r = row.record
         if json:
-            say(jsons.dumps(row.as_dict()))
+            fields = {"machine": r.machine, "model": r.model, "image": r.image, "capture": r.capture}
+            say(jsons.dumps({"id": row.id, "started": r.started.isoformat(), "verdict": r.verdict} | fields))
         else:
-            what = f"{row.machine:20} {row.model:9} {row.image:20}"
-            say(f"{row.id:5d}  {row.started}  {row.verdict:5}  {what} {row.capture}")
+            started = f"{r.started:%Y-%m-%d %H:%M:%S}"
+            say(f"{row.id:5d}  {started}  {r.verdict:5}  {r.machine:20} {r.model:9} {r.image:28} {r.capture}")
     if not rows and not json:
         say("No run is stored yet; `bench run --machine NAME` makes one.")
     return 0

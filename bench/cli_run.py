@@ -55,6 +55,11 @@ def run(
     started = time.monotonic()
     at_a_time = jobs or os.cpu_count() or 1
     board = Board(len(tasks), at_a_time, quiet=json)
+
+    def finished(outcome: Outcome) -> None:
+        _store(where, outcome)
+        board.finish(outcome.task.name, outcome.verdict, one_line(outcome))
+
     outcomes = carry_out(
         tasks,
         payload=payload,
@@ -62,11 +67,10 @@ def run(
         jobs=at_a_time,
         limits=Limits(),
         progress=lambda task, p: board.update(task.name, p),
-        finished=lambda o: board.finish(o.task.name, o.verdict, one_line(o)),
+        finished=finished,
         interrupted=board.interrupted,
     )
     board.close()
-    _store(where, outcomes)
     verdict = worst([o.verdict for o in outcomes])
     if json:
         say(
@@ -140,10 +144,9 @@ def _demonstrations(root: Path, machines: Sequence[Machine], draw: int) -> list[
     return tasks
 
 
-def _store(results: Path, outcomes: Sequence[Outcome]) -> None:
+def _store(results: Path, outcome: Outcome) -> None:
     from bench.store import Store
 
-    store = Store.open(results / "bench.sqlite")
-    for outcome in outcomes:
-        if outcome.result:
-            store.save_run(**outcome.result.as_row())
+    if outcome.result:
+        with Store(results / "bench.sqlite") as store:
+            store.save_run(outcome.result.record(demonstration=outcome.task.bug is not None))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bench import script as scripts
 from bench.describe import describe_divergence, describe_next
-from bench.errors import FormatError
+from bench.errors import FormatError, UsageError
 from bench.parse.trace import TraceLog, parse_trace
 from bench.reconcile import reconcile
 from bench.records import (
@@ -25,6 +25,7 @@ from bench.records import (
     Prediction,
     ScenarioResult,
     Step,
+    Stimulus,
     Touch,
     Verdict,
     Window,
@@ -117,23 +118,37 @@ def judge(captures: Sequence[Capture]) -> Judgement:
 def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:
     """Verdicts on the windows of one boot, and the numbers of those that its early death left out."""
     windows = {w.number: w for w in log.windows}
+    out = _impossible(boot, capture, windows)
+    windows = {n: w for n, w in windows.items() if n not in out}
     predictions, comparisons = _settle(windows, frozenset(capture.quirks) | _own_quirks(windows))
     asked = _asked(capture)
     end = _ending(capture, log)
-    out: dict[int, WindowVerdict] = {}
     for number, window in windows.items():
         verdict, finding = _verdict(window, predictions[number], comparisons[number], end, asked, log)
         name = capture.scenarios.get(number, f"window-{number}")
         out[number] = WindowVerdict(
             number, name, verdict, boot, finding, window, predictions[number], comparisons[number]
         )
-    absent = {n for n in capture.scenarios if n not in windows}
+    absent = capture.scenarios.keys() - out.keys()
     if absent and windows and _died(end, log):
         return out, absent
     for number in sorted(absent):
         verdict, finding = _absent(number, end, log)
         out[number] = WindowVerdict(number, capture.scenarios[number], verdict, boot, finding)
     return out, set()
+
+
+def _impossible(boot: int, capture: Capture, windows: Mapping[int, Window]) -> dict[int, WindowVerdict]:
+    """Windows whose `begin` describes no machine that the model knows: nothing can be said of them."""
+    out = {}
+    for number, window in windows.items():
+        try:
+            predict(Stimulus(window.stimulus.facts, ()))
+        except UsageError as error:
+            finding = Finding("trace", f"its begin record cannot be right: {error}", window=number)
+            name = capture.scenarios.get(number, f"window-{number}")
+            out[number] = WindowVerdict(number, name, Verdict.ERROR, boot, finding, window)
+    return out
 
 
 def _own_quirks(windows: Mapping[int, Window]) -> frozenset[str]:

@@ -27,6 +27,7 @@ from bench.parse.trace import parse_trace
 from bench.records import Finding, Machine, ScenarioResult, Verdict, worst
 from bench.scenarios import Scenario, Skip, expand
 from bench.script import ScriptWindow, render
+from bench.store import RunRecord
 from bench.witness import Testimony, cross_examine
 
 # A machine that dies in one window after another is not booted for each of the rest.
@@ -66,6 +67,22 @@ class RunResult:
     started: datetime
     witnessed: int = 0
     """Exceptions on which trace and witness agree."""
+
+    def record(self, *, demonstration: bool = False) -> RunRecord:
+        """The run as the store keeps it; a demonstration's image is not the faithful one, and is named so."""
+        return RunRecord(
+            started=self.started,
+            machine=self.order.machine.name,
+            model=self.order.machine.model,
+            signature=self.order.machine.signature,
+            image=self.order.image + ("+hidden-bug" if demonstration else ""),
+            image_sha256=self.image_sha256,
+            virtual=self.order.machine.virtual is not None,
+            verdict=self.verdict,
+            seconds=self.seconds,
+            capture=str(self.folder),
+            scenarios=self.scenarios,
+        )
 
 
 def run(
