@@ -83,7 +83,9 @@ def lab(session: nox.Session) -> None:
 def hil(session: nox.Session) -> None:
     """Every machine of the inventory × the scenario set, held against the simulator."""
     need(session)
-    code = run_to_its_end([sys.executable, "-m", "bench", "run", "--all", *session.posargs])
+    chosen = any(argument.startswith("--machine") for argument in session.posargs)
+    machines = [] if chosen else ["--all", "--demonstrate"]
+    code = run_to_its_end([sys.executable, "-m", "bench", "run", *machines, *session.posargs])
     line = f"bench run ended with {code}: {EXIT_CODES.get(code, 'it crashed')}"
     if code:
         session.error(line)
