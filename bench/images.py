@@ -1,0 +1,143 @@
+"""Images: what is put on a machine, built from the folder `firmware-images/` and named by its content.
+
+The bare-metal payload is compiled here, with no make in between. A build is found again by the hash of all that
+goes into it, in ``$XDG_CACHE_HOME/bench/payloads/<hash>/`` (``~/.cache`` if that is not set).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UsageError
+
+PAYLOADS = Path("firmware-images") / "payloads"
+PAYLOAD = "early_pf"
+KERNEL_NAME = "payload.bin"
+
+_COMMON_FLAGS = (
+    "-std=gnu11", "-O2", "-Wall", "-Wextra", "-ffreestanding", "-fno-stack-protector", "-fcf-protection=none",
+    "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-fno-jump-tables", "-fno-builtin",
+    "-mno-red-zone", "-mno-mmx", "-mno-sse", "-mno-sse2", "-mno-80387", "-m64",
+)  # fmt: skip
+_LINK_FLAGS = ("-nostdlib", "-static", "-Wl,--oformat=binary", "-Wl,--build-id=none", "-Wl,-z,max-page-size=4096")
+_PART_FLAGS = {
+    "window": ("-fno-pic", "-no-pie", "-mcmodel=kernel"),
+    # Position independent without relocations: linked at 0, and the linker script refuses absolute addresses.
+    "supervisor": ("-fPIE", "-no-pie", "-mcmodel=small"),
+    "setup": ("-fno-pic", "-no-pie"),
+}
+_COMPILERS = {"gcc": (), "clang": ("-fuse-ld=lld",)}
+_PACKAGES = {"gcc": "gcc and binutils", "clang": "clang and lld"}
+
+# Offsets in the boot protocol's header (Documentation/arch/x86/boot.rst), and where the supervisor says how much
+# memory it needs.
+_SETUP_SECTS, _SYSSIZE, _INIT_SIZE = 0x1F1, 0x1F4, 0x260
+_SUPERVISOR_BYTES = 0x1D8
+_SECTOR_BYTES = 512
+
+
+@dataclass(frozen=True)
+class PayloadImage:
+    """A built payload. `kernel` goes where a bzImage goes; its trace says `image_id`; `sha256` is of the file."""
+
+    kernel: Path
+    image_id: int
+    sha256: str
+
+
+def build_payload(root: Path, *, compiler: str = "gcc", cache: Path | None = None) -> PayloadImage:
+    """Build the payload of the project at `root` with ``gcc`` or ``clang``, or find it built.
+
+    Equal input gives equal bytes. Several processes may build at once: each writes a folder of its own, and the
+    first to rename it wins. Raises UsageError if the compiler is missing or fails.
+    """
+    base = root / PAYLOADS
+    inputs = sorted(path for path in base.rglob("*") if path.suffix in {".c", ".h", ".S", ".lds"})
+    if not inputs:
+        raise UsageError(f"{base}: no payload sources here")
+    digest = _hash_inputs(base, inputs, compiler)
+    image_id = int(digest[:16], 16)
+    folder = (cache or _default_cache()) / digest
+    if not (folder / KERNEL_NAME).is_file():
+        _build_into(base / PAYLOAD, folder, compiler, image_id)
+    kernel = folder / KERNEL_NAME
+    return PayloadImage(kernel=kernel, image_id=image_id, sha256=hashlib.sha256(kernel.read_bytes()).hexdigest())
+
+
+def _default_cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "bench" / "payloads"
+
+
+def _hash_inputs(base: Path, inputs: list[Path], compiler: str) -> str:
+    """Hash of sources, flags, the build's own code and the compiler's version."""
+    total = hashlib.sha256()
+    parts = [compiler, _version(compiler), repr((_COMMON_FLAGS, _LINK_FLAGS, _PART_FLAGS, _COMPILERS[compiler]))]
+    for part in parts:
+        total.update(part.encode() + b"\0")
+    for path in (*inputs, Path(__file__)):
+        content = path.read_bytes()
+        name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
+        total.update(f"{name}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()
+
+
+def _version(compiler: str) -> str:
+    if compiler not in _COMPILERS:
+        raise UsageError(f"unknown compiler {compiler!r}: use {' or '.join(_COMPILERS)}")
+    for tool in (compiler, "ld.lld" if compiler == "clang" else "ld"):
+        if shutil.which(tool) is None:
+            raise UsageError(f"{tool} is not installed: install {_PACKAGES[compiler]} to build the payload")
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _build_into(source: Path, folder: Path, compiler: str, image_id: int) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch:
+        work = Path(scratch)
+        for part in ("window", "supervisor", "setup"):
+            _compile_part(source, part, work, compiler, image_id)
+        finished = work / "finished"
+        finished.mkdir()
+        kernel = _join((work / "setup.bin").read_bytes(), (work / "supervisor.bin").read_bytes())
+        (finished / KERNEL_NAME).write_bytes(kernel)
+        try:
+            finished.rename(folder)
+        except OSError:
+            # Another process was first; its bytes are the same.
+            if not (folder / KERNEL_NAME).is_file():
+                raise
+
+
+def _compile_part(source: Path, part: str, work: Path, compiler: str, image_id: int) -> None:
+    sources = sorted((source / part).glob("*.S")) + sorted((source / part).glob("*.c"))
+    if part != "setup":
+        sources.append(source / "common" / "memory_functions.c")
+    command = [
+        compiler, *_COMMON_FLAGS, *_PART_FLAGS[part], *_COMPILERS[compiler], *_LINK_FLAGS,
+        f"-DBENCH_IMAGE_ID={image_id:#x}ULL", f"-Wl,-T,{source / part / part}.lds", "-o", f"{part}.bin",
+        *(str(path) for path in sources),
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise UsageError(f"{compiler} could not build the payload's {part}:\n{run.stderr.strip()}")
+
+
+def _join(setup: bytes, supervisor: bytes) -> bytes:
+    """The file as a boot loader reads it: set-up code in whole sectors, then the protected-mode part."""
+    sectors = -(-len(setup) // _SECTOR_BYTES)
+    image = bytearray(setup.ljust(sectors * _SECTOR_BYTES, b"\0"))
+    body = supervisor.ljust(-(-len(supervisor) // 16) * 16, b"\0")
+    (memory_bytes,) = struct.unpack_from("<Q", supervisor, _SUPERVISOR_BYTES)
+    # setup_sects does not count the first sector.
+    struct.pack_into("<B", image, _SETUP_SECTS, sectors - 1)
+    struct.pack_into("<I", image, _SYSSIZE, len(body) // 16)
+    struct.pack_into("<I", image, _INIT_SIZE, memory_bytes)
+    return bytes(image) + body

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the parts of the supervisor know of each other. */
+#ifndef EARLY_PF_SUPERVISOR_H
+#define EARLY_PF_SUPERVISOR_H
+
+void supervisor_put(char c);
+#define BENCH_WIRE_PUT(c) supervisor_put(c)
+#include "../common/handoff.h"
+
+/* A range of physical memory, bytes. */
+struct range {
+	u64 start;
+	u64 bytes;
+};
+
+/* What the boot loader said, copied before anything else uses low memory. */
+struct boot_data {
+	struct range initrd;
+	struct range self;
+	char command_line[BENCH_WIRE_COMMAND_LINE_SHOWN + 8];
+};
+
+/* What CPUID and a few registers say. */
+struct processor {
+	u32 signature;
+	u32 features;
+	u32 maxphyaddr;
+	u32 hypervisor;
+	u32 platform_id;
+	u32 revision;
+	u8 la57;
+};
+
+extern struct boot_data boot_data;
+extern struct processor processor;
+extern struct uart uart;
+extern struct bench_wire wire;
+
+/* uart.c */
+void uart_init(u16 base);
+
+/* memory.c: the memory map and our own tables. */
+void memory_init(const u8 *boot_params);
+int memory_is_ram(u64 start, u64 bytes);
+int ranges_overlap(u64 a, u64 a_bytes, u64 b, u64 b_bytes);
+void paging_init(void);
+void paging_reach(int slot, u64 phys);
+void paging_map_window(u64 phys_text);
+void paging_set_levels(u32 levels);
+u64 paging_root(u32 levels);
+
+enum { SLOT_INITRD, SLOT_WINDOW };
+
+/* gates.c */
+void gates_init(void);
+
+/* processor.c */
+void processor_init(void);
+
+/* timer.c */
+void timer_init(void);
+
+/* windows.c */
+struct window_line {
+	u64 number, variant, mend, pool, place, levels, bug, flags;
+};
+
+/* Prepares a window: 1 if it may run; if not, why[] says what is wrong and *address is the address in question. */
+struct complaint {
+	char text[160];
+	u32 length;
+	u64 address;
+};
+
+void complain(struct complaint *c, const char *text);
+void complain_hex(struct complaint *c, u64 value);
+void write_refusal(const struct complaint *c);
+
+int window_acceptable(const struct window_line *w, struct complaint *c);
+struct handoff *window_prepare(const struct window_line *w);
+struct step *window_steps(struct handoff *h);
+void step_judge(const struct window_line *w, struct step *s);
+void window_run(const struct window_line *w, struct handoff *h);
+
+/* script.c */
+u32 script_run(void);
+
+/* entry.S */
+void window_enter(u64 entry);
+extern char window_return[];
+void paging_switch(u64 cr3, u64 cr4);
+
+#endif
