@@ -1,7 +1,8 @@
 """The bugs that the payload can build into its handler, to show that the bench finds them.
 
-`firmware-images/payloads/bugs.toml` has a row for each: number, what it does, and where it shows.
-Neither the trace nor the simulator knows of it; the name is looked up after the verdict.
+`firmware-images/payloads/bugs.toml` has a row for each: number, what it does, which variants can have
+it; the scenarios say in `shows` which bugs they show. Neither the trace nor the simulator knows of it; the name is looked up after
+the verdict.
 """
 
 from __future__ import annotations
@@ -24,14 +25,13 @@ class Bug(BaseModel):
 
     number: int = Field(gt=0, lt=256)
     about: str
-    shows: dict[str, tuple[str, ...]]
-    """Variant → scenarios, each of which shows the bug on any machine to which it applies."""
+    variants: tuple[str, ...]
     nx: bool | None = None
     """Set if only machines with (or without) NX can show it."""
 
     def shows_on(self, machine: Machine, variant: str) -> bool:
         """Whether this machine can show the bug in this variant."""
-        if variant not in self.shows or (variant == "la57" and not machine.la57):
+        if variant not in self.variants or (variant == "la57" and not machine.la57):
             return False
         return self.nx is None or self.nx == machine.nx
 
@@ -51,5 +51,5 @@ def load_bugs(root: Path) -> tuple[Bug, ...]:
 
 def pick(bugs: tuple[Bug, ...], machine: Machine, draw: int) -> tuple[Bug, str] | None:
     """A (bug, variant) that this machine can show; `draw` selects among them. None if it can show none."""
-    possible = [(bug, variant) for bug in bugs for variant in bug.shows if bug.shows_on(machine, variant)]
+    possible = [(bug, variant) for bug in bugs for variant in bug.variants if bug.shows_on(machine, variant)]
     return possible[draw % len(possible)] if possible else None

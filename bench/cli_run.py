@@ -18,6 +18,7 @@ from bench.terminal import say
 if TYPE_CHECKING:
     from bench.batch import Outcome, Task
 
+SCENARIOS = Path("firmware-images/scenarios")
 PAYLOAD_VARIANTS = ("seed-2012", "v3.9", "la57")
 
 
@@ -49,7 +50,7 @@ def run(
     tasks = _tasks(root, machine or [], all_machines, variant or [], scenario or [], scenario_set, witness)
     if demonstrate:
         machines = {t.order.machine.name: t.order.machine for t in tasks}
-        tasks += _demonstrations(root, list(machines.values()), draw)
+        tasks += _demonstrations(root, list(machines.values()), scenario_set, draw)
     payload = build_payload(root)
     where = results or root / "results"
     started = time.monotonic()
@@ -105,7 +106,7 @@ def _tasks(
     chosen = list(machines) if every else list(names)
     _known("machine", chosen, machines)
     _known("variant", variants, PAYLOAD_VARIANTS)
-    known = load_scenarios(root)
+    known = load_scenarios(root / SCENARIOS)
     _known("scenario", scenarios, known)
     wanted = [known[n] for n in scenarios] or [s for s in known.values() if s.set == scenario_set]
     if not wanted:
@@ -127,19 +128,23 @@ def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
             raise UsageError(f"no {what} {name!r}; there are: {', '.join(known)}")
 
 
-def _demonstrations(root: Path, machines: Sequence[Machine], draw: int) -> list[Task]:
+def _demonstrations(root: Path, machines: Sequence[Machine], scenario_set: str, draw: int) -> list[Task]:
     from bench.batch import Task
     from bench.bugs import load_bugs, pick
     from bench.run import Order
     from bench.scenarios import load_scenarios
 
-    bugs, scenarios = load_bugs(root), load_scenarios(root)
+    bugs, scenarios = load_bugs(root), load_scenarios(root / SCENARIOS)
     tasks = []
     for number, machine in enumerate(machines):
         picked = pick(bugs, machine, draw + number)
         if picked:
             bug, variant = picked
-            chosen = tuple(scenarios[n] for n in bug.shows[variant])
+            chosen = tuple(
+                s
+                for s in scenarios.values()
+                if bug.number in s.shows and variant in s.variants and s.set == scenario_set
+            )
             tasks.append(Task(Order(machine, variant, chosen, bug=bug.number), bug))
     return tasks
 

@@ -107,7 +107,8 @@ def run(
         captured.append(here)
         judgement = judge([c for path in captured for c in read_captures(path)])
         remaining = tuple(w for w in windows if w.number in judgement.pending)
-        if cancel is not None and cancel.is_set():
+        caught = order.bug and judgement.verdict is Verdict.FAIL
+        if caught or (cancel is not None and cancel.is_set()):
             break
     witnessed, objection = _witness(captured) if order.witness else (0, None)
     scenarios = _in_order(order, judgement, skipped, objection)
