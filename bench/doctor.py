@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
 
+from bench.errors import UsageError
+from bench.inventory import find_root
+
 OLDEST_PYTHON = (3, 11)
 OLDEST_QEMU = (7, 2)
 FREE_BYTES = 1 << 30
@@ -48,19 +51,10 @@ class Check:
     """Debian and Ubuntu packages that bring it."""
 
 
-def project_root() -> Path | None:
-    """The project's folder: the nearest one, from the working directory upwards, then from this file."""
-    for start in (Path.cwd(), Path(__file__).resolve().parent):
-        for folder in (start, *start.parents):
-            if (folder / "inventory").is_dir() and (folder / "firmware-images").is_dir():
-                return folder
-    return None
-
-
 def checks() -> list[Check]:
     """Everything that is looked at, in the order in which it is shown."""
-    root = project_root()
-    found = [check_python(), check_root(root), check_qemu(), check_firmware()]
+    root, complaint = _project()
+    found = [check_python(), check_root(root, complaint), check_qemu(), check_firmware()]
     found += [check_tool(*tool) for tool in TOOLS]
     if root:
         found += [check_writable(root / "firmware-images" / "built", "the built images are kept there")]
@@ -81,14 +75,21 @@ def check_python() -> Check:
     )
 
 
-def check_root(root: Path | None) -> Check:
+def _project() -> tuple[Path | None, str]:
+    try:
+        return find_root(), ""
+    except UsageError as error:
+        return None, str(error)
+
+
+def check_root(root: Path | None, complaint: str) -> Check:
     """The clone: inventory, payload sources and results lie in it."""
     return Check(
         "project folder",
         root is not None,
-        str(root) if root else f"none at or above {Path.cwd()}",
+        str(root) if root else complaint,
         "the inventory, the payload sources and the results lie there; only replay and sim work without it",
-        "run bench inside a clone of the project",
+        "run bench inside a clone of the project, or set BENCH_ROOT to it",
     )
 
 

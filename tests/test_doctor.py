@@ -139,13 +139,14 @@ def test_a_file_system_without_room_is_told(tmp_path: Path, monkeypatch: pytest.
     assert not doctor.check_writable(tmp_path, "why").ok
 
 
-def test_the_project_folder_is_found_from_below_and_without_a_clone_around(
+def test_outside_the_project_the_folder_is_missing_and_nothing_is_said_of_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "inventory").mkdir()
-    (tmp_path / "firmware-images" / "payloads").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "firmware-images" / "payloads")
-    assert doctor.project_root() == tmp_path
+    monkeypatch.delenv("BENCH_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    found = by_name(checks())
+    assert not found["project folder"].ok and "BENCH_ROOT" in found["project folder"].how
+    assert not any(name.endswith(("/built", "/results")) for name in found)
 
 
 def test_json_is_one_object_that_says_the_same() -> None:
