@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
+from functools import cache
 
 
 class PageFault(IntFlag):
@@ -48,6 +49,7 @@ LEGAL_AT_CPL0: dict[int, str] = {
 }
 
 
+@cache
 def describe(error: int) -> str:
     """A page fault's error code in words: ``write, not present``."""
     access = "fetch" if error & PageFault.ID else "write" if error & PageFault.W else "read"
