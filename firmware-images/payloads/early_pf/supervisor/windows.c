@@ -78,16 +78,23 @@ int window_acceptable(const struct window_line *w, struct complaint *c)
 	return 0;
 }
 
-static void copy_bytes(void *to, const void *from, u64 bytes)
-{
-	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) : : "memory");
-}
-
 static void zero_words(u64 start, u64 bytes)
 {
 	u64 words = bytes / 8;
 
 	__asm__ volatile("rep stosq" : "+D"(start), "+c"(words) : "a"(0ULL) : "memory");
+}
+
+/* Makes the bytes at `to` those of the blob. Words that are right are left alone: an emulator throws away what it has
+   translated when code is written, even with the same bytes. */
+static void copy_words(u64 to, const u8 *from, u64 bytes)
+{
+	volatile u64 *at = (volatile u64 *)to;
+	const u64 *word = (const u64 *)from;
+
+	for (; bytes; bytes -= 8, at++, word++)
+		if (*at != *word)
+			*at = *word;
 }
 
 /* A fresh image at its place, and what it has to know. */
@@ -100,8 +107,8 @@ struct handoff *window_prepare(const struct window_line *w)
 	paging_map_window(w->place);
 	if (w->place != LINK_PHYS)
 		zero_words(LINK_PHYS, blob->image_bytes);
-	zero_words(w->place, blob->image_bytes);
-	copy_bytes((void *)w->place, window_blob, blob->file_bytes);
+	copy_words(w->place, window_blob, blob->file_bytes);
+	zero_words(w->place + blob->file_bytes, blob->image_bytes - blob->file_bytes);
 
 	h->variant = (u32)w->variant;
 	h->mend = (u32)w->mend;
