@@ -358,7 +358,7 @@ class Pool:
 
 
 @pytest.mark.slow
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(ROWS)), st.integers(3, 64), SCHEDULES)
 def test_the_pool_is_used_as_an_independent_model_says(variant: str, pool: int, schedule: list[int]) -> None:
     t = tables(variant, pool)
@@ -371,7 +371,7 @@ def test_the_pool_is_used_as_an_independent_model_says(variant: str, pool: int, 
 
 
 @pytest.mark.slow
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(ROWS)), st.integers(1, 64), SCHEDULES)
 def test_the_pool_index_never_passes_the_pool(variant: str, pool: int, schedule: list[int]) -> None:
     t = tables(variant, pool)
@@ -385,7 +385,7 @@ def test_the_pool_index_never_passes_the_pool(variant: str, pool: int, schedule:
 
 
 @pytest.mark.slow
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(ROWS)), st.integers(1, 64), SCHEDULES)
 def test_the_same_faults_give_the_same_digest_and_keep_the_kernels_entry(
     variant: str, pool: int, schedule: list[int]

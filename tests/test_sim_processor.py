@@ -71,7 +71,7 @@ ANYWHERE = st.one_of(st.integers(0, (1 << 64) - 1), st.integers(0xFF00_0000_0000
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     variant=st.sampled_from(sorted(ROWS)),
     pool=st.integers(1, 64),
@@ -104,7 +104,7 @@ def test_every_address_is_translated_as_the_brute_force_walk_does(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.sampled_from(sorted(ROWS)), st.integers(3, 64), st.lists(PHYSICAL, min_size=1, max_size=40))
 def test_between_two_resets_no_translation_changes_so_that_a_tlb_cannot_go_stale(
     variant: str, pool: int, schedule: list[int]
