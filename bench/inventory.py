@@ -11,9 +11,18 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from bench.errors import UsageError
 from bench.records import Machine, VirtualSpec
@@ -132,6 +141,12 @@ class QuirkApplies(BaseModel):
     accelerator: Literal["tcg"] | None = None
     signature: Annotated[int, BeforeValidator(_signature)] | None = None
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"at least one of {', '.join(type(self).model_fields)} is required")
+        return self
+
     def to(self, machine: Machine) -> bool:
         """Whether the quirk applies to `machine`."""
         accelerator = machine.virtual.accelerator if machine.virtual else None
@@ -196,7 +211,8 @@ def _read(path: Path, model: type[_Model]) -> _Model:
 
 def _words(error: ValidationError, model: type[BaseModel]) -> str:
     """The first of pydantic's complaints: key, value and what is allowed."""
-    first = error.errors(include_url=False)[0]
+    # A misspelt key is both unknown and missing: the first of the two says more.
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     where = [part for part in first["loc"] if part != "str"]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     match first["type"]:

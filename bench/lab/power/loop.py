@@ -25,8 +25,18 @@ def call(work: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
     try:
         return future.result(timeout_s)
     except FutureTimeoutError:
-        future.cancel()
         raise TimeoutError(f"no answer within {timeout_s:g} s") from None
+    finally:
+        future.cancel()  # does nothing to work that is done
+
+
+def settle(*, timeout_s: float) -> None:
+    """Return when the loop has taken notice of all that was asked or cancelled so far."""
+
+    async def nothing() -> None:
+        await asyncio.sleep(0)
+
+    call(nothing(), timeout_s=timeout_s)
 
 
 def running_loop() -> asyncio.AbstractEventLoop:

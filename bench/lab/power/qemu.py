@@ -142,6 +142,7 @@ class QemuPower(Power):
 
     def off(self) -> Mapping[str, str]:
         """End QEMU. Raises LabError if even SIGKILL does not."""
+        loop.settle(timeout_s=START_S)  # Ctrl-C may have come in the middle of a start
         if self._process is None:
             return {"state": PowerState.OFF, "how": "was never on"}
         already = self._ended.is_set()
@@ -155,9 +156,14 @@ class QemuPower(Power):
         process = self._process
         assert process is not None
         if self._monitor is not None:
-            with suppress(QMPError, OSError, EOFError, TimeoutError):
+            heard = True
+            try:
                 loop.call(self._monitor.execute("quit"), timeout_s=COMMAND_S)
-            if self._ended.wait(QUIT_S):
+            except TimeoutError:
+                heard = False
+            except (QMPError, OSError, EOFError):
+                pass  # it went before it could answer
+            if self._ended.wait(QUIT_S if heard else 0):
                 return "quit"
         process.terminate()
         return "SIGTERM" if self._ended.wait(QUIT_S) else "SIGKILL"
