@@ -60,12 +60,7 @@ void processor_init(void);
 /* timer.c */
 void timer_init(void);
 
-/* windows.c */
-struct window_line {
-	u64 number, variant, mend, pool, place, levels, bug, flags;
-};
-
-/* Prepares a window: 1 if it may run; if not, why[] says what is wrong and *address is the address in question. */
+/* main.c: why something is refused, as text, and the address in question if there is one. */
 struct complaint {
 	char text[160];
 	u32 length;
@@ -76,13 +71,21 @@ void complain(struct complaint *c, const char *text);
 void complain_hex(struct complaint *c, u64 value);
 void write_refusal(const struct complaint *c);
 
+/* windows.c: a `win` line of the script, and what is done with it. */
+struct window_line {
+	u64 number, variant, mend, pool, place, levels, bug, flags;
+};
+
+/* 1 if the window may run, 0 and the complaint if not. */
 int window_acceptable(const struct window_line *w, struct complaint *c);
+/* A fresh image at its place. */
 struct handoff *window_prepare(const struct window_line *w);
 struct step *window_steps(struct handoff *h);
+/* Marks a step that must not be done. */
 void step_judge(const struct window_line *w, struct step *s);
 void window_run(const struct window_line *w, struct handoff *h);
 
-/* script.c */
+/* script.c: returns the number of windows that were run or refused. */
 u32 script_run(void);
 
 /* entry.S */

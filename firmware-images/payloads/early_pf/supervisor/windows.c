@@ -97,7 +97,16 @@ static void copy_words(u64 to, const u8 *from, u64 bytes)
 			*at = *word;
 }
 
-/* A fresh image at its place, and what it has to know. */
+static void describe_processor(struct handoff *h)
+{
+	h->signature = processor.signature;
+	h->features = processor.features;
+	h->maxphyaddr = processor.maxphyaddr;
+	h->hypervisor = processor.hypervisor;
+	h->platform_id = processor.platform_id;
+	h->revision = processor.revision;
+}
+
 struct handoff *window_prepare(const struct window_line *w)
 {
 	const struct handoff *blob = blob_handoff();
@@ -119,12 +128,7 @@ struct handoff *window_prepare(const struct window_line *w)
 	h->return_cr3 = paging_root(h->levels);
 	h->return_ip = (u64)window_return;
 	h->nonce = wire.nonce;
-	h->signature = processor.signature;
-	h->features = processor.features;
-	h->maxphyaddr = processor.maxphyaddr;
-	h->hypervisor = processor.hypervisor;
-	h->platform_id = processor.platform_id;
-	h->revision = processor.revision;
+	describe_processor(h);
 	h->initrd = boot_data.initrd.start;
 	h->initrd_bytes = boot_data.initrd.bytes;
 	for (i = 0; i < sizeof(boot_data.command_line); i++)
