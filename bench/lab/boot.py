@@ -24,6 +24,8 @@ from bench.records import LabEvent, LabEventKind, Machine
 
 __all__ = ["Limits", "Load", "Progress", "State", "boot"]
 
+# The loop looks at the bytes at most so often: the reader and the machine need the processor more.
+PACE_S = 0.01
 # How often limits are looked at while nothing happens, and how often at most progress is told.
 TICK_S = 0.1
 PROGRESS_S = 0.25
@@ -221,6 +223,7 @@ class _Boot:
             if rule is None:
                 self._capture.wait_change(self._seen, timeout_s=TICK_S)
                 self._tell()
+                time.sleep(PACE_S)
             elif rule.flight and not waited:
                 waited = True
                 self._capture.wait_quiet(FLIGHT_QUIET_S, timeout_s=FLIGHT_S)

@@ -14,9 +14,11 @@ from bench.errors import LabError
 from bench.lab import urls
 
 READ_BYTES = 1 << 16
-# A virtual UART hands over single bytes: let some gather, or reading costs more than the machine's own work.
-# A line at 115200 baud brings 58 bytes in this time, a tty's buffer holds 4096.
-GATHER_S = 0.005
+# A virtual UART hands over single bytes, and a unix socket's buffer holds 278 of them: let some gather, or reading
+# costs more than the machine's own work, but not so many that the machine has to wait. A line at 115200 baud
+# brings 46 bytes in the longest of these times.
+GATHER_S = (0.00025, 0.004)
+GATHER_BYTES = (64, 128)
 # How long a reader without a descriptor to wait on (loop://, rfc2217://) blocks before it looks for the order to stop.
 BLIND_WAIT_S = 0.05
 # After the order to stop, what has arrived is still read, for at most so long.
@@ -42,6 +44,7 @@ class Port:
             self.device = serial.serial_for_url(url, baudrate=baud, timeout=0, write_timeout=5, exclusive=True)
         except (serial.SerialException, OSError, ValueError) as error:
             raise LabError(f"{url}: does not open: {error}", component="port", witness=str(error)) from error
+        self._gather_s = GATHER_S[0]
         self._stop = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._pump, name=f"reader of {url}", daemon=True)
@@ -71,6 +74,7 @@ class Port:
                 data = self.device.read(READ_BYTES)
                 if data:
                     self._received(data)
+                    self._pace(len(data))
                 if deadline is not None and (not data or time.monotonic() > deadline):
                     return
         except (serial.SerialException, OSError, TypeError, ValueError) as error:
@@ -81,7 +85,14 @@ class Port:
     def _wait_descriptor(self) -> None:
         ready = select.select([self.device.fileno(), self._wake_read], [], [])[0]
         if self._wake_read not in ready:
-            self._stop.wait(GATHER_S)
+            time.sleep(self._gather_s)
+
+    def _pace(self, size: int) -> None:
+        """Gather longer if little came at once, less long if much did."""
+        if size < GATHER_BYTES[0]:
+            self._gather_s = min(2 * self._gather_s, GATHER_S[1])
+        elif size > GATHER_BYTES[1]:
+            self._gather_s = max(self._gather_s / 2, GATHER_S[0])
 
     def _wait_blind(self) -> None:
         self.device.timeout = BLIND_WAIT_S

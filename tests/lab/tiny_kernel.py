@@ -15,7 +15,8 @@ ENDS = {
     "spin": b"\xfa" + _SPIN,
     "reset": b"\xb0\xfe\xe6\x64\xf4" + _SPIN,  # mov al, 0xfe; out 0x64, al: the keyboard controller's reset
     "triple fault": b"\x0f\x01\x1e\x00\x00\xcc",  # lidt [0] (six zero bytes: no vectors at all); int3
-    "chatter": b"\xb0\x2e\xba\xf8\x03\xee\xeb\xf8",  # mov al, '.'; mov dx, 0x3f8; out dx, al; again
+    # again: mov dx, 0x3fd; in al, dx; test al, 0x20; jz again; mov al, '.'; mov dl, 0xf8; out dx, al; jmp again
+    "chatter": b"\xba\xfd\x03\xec\xa8\x20\x74\xf8\xb0\x2e\xb2\xf8\xee\xeb\xf1",
 }
 # Leaf, and the register that counts (as the ModRM byte of mov eax, REG).
 _CPUID = ((1, 0xC0), (0x80000001, 0xD0), (0x80000008, 0xC0), (7, 0xC8))
@@ -43,8 +44,10 @@ def write(path: Path, text: bytes, end: str = "halt") -> Path:
     """Write the kernel to `path`. `text` must not hold a zero byte; `end` is of `ENDS`, or ``cpuid``."""
     before = _say_cpuid() if end == "cpuid" else b""
     tail = ENDS["halt" if end == "cpuid" else end]
-    # mov si, text; next: lodsb; or al, al; jz tail; mov dx, 0x3f8; out dx, al; jmp next
-    say = b"\xbe%s\xac\x08\xc0\x74\x06\xba\xf8\x03\xee\xeb\xf5"
+    # mov si, text; next: lodsb; or al, al; jz tail; mov ah, al
+    say = b"\xbe%s\xac\x08\xc0\x74\x11\x88\xc4"
+    # busy: mov dx, 0x3fd; in al, dx; test al, 0x20; jz busy; mov dl, 0xf8; mov al, ah; out dx, al; jmp next
+    say += b"\xba\xfd\x03\xec\xa8\x20\x74\xf8\xb2\xf8\x88\xe0\xee\xeb\xea"
     text_at = _CODE + len(before) + len(say) + len(tail)
     code = before + say.replace(b"%s", text_at.to_bytes(2, "little")) + tail
     image = bytearray(_CODE) + code + text + b"\0"
