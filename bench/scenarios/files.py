@@ -165,8 +165,6 @@ class Scenario(_Model):
     leave: list[Mistake] = []
     """Mistakes of the seed that stay even if they end the window at once."""
     rounds: int = Field(default=1, ge=1, le=64)
-    shows: list[int] = []
-    """Bugs that this scenario reveals, on a machine on which they make a difference."""
     needs: Needs = Needs()
     steps: list[AnyStep] = []
     each: list[AnyStep] = []

@@ -21,7 +21,9 @@ T = TypeVar("T")
 
 # The one-byte near return that a fetch finds.
 RET = 0xC3
+# Guesses before an access that suits pool and memory is made up instead: of an address, of a move's two.
 _TRIES = 64
+_MOVES = 8
 
 
 class _Dice:
@@ -82,12 +84,14 @@ class _Scheduler:
             yield Step("access", Access.READ, virtual(self._readable(size)), size)
 
     def _move(self, size: int) -> Step:
-        for _ in range(_TRIES):
+        for _ in range(_MOVES):
             source, target = self._readable(size), self._free(size)
             if abs(source - target) >= size and self._fits((source, size), (target, size)):
                 break
         else:
-            source, target, size = self._aligned(free=True), self._aligned(free=True), 1
+            target = self._aligned(free=True)
+            source = target ^ 4
+            size = min(size, 4)
         virtual = self._ground.layout.virtual
         return Step("access", Access.MOVE, virtual(source), size, va_to=virtual(target))
 
@@ -100,7 +104,7 @@ class _Scheduler:
     def _physical(self, size: int, *, free: bool) -> int:
         """An address that one access of `size` bytes may use and that the pool has room for."""
         allowed = self._ground.is_free if free else self._ground.is_ram
-        for _ in range(_TRIES):
+        for _ in range(_TRIES if self._fits((0, 1)) else 0):
             physical = self._guess(size)
             if physical >= 0 and allowed(physical, size) and self._fits((physical, size)):
                 self._seen.append(physical)
@@ -117,7 +121,7 @@ class _Scheduler:
         return physical
 
     def _aligned(self, *, free: bool) -> int:
-        """Any address on an 8-byte border: such an access never straddles."""
+        """Any address on an 8-byte border: such an access, or two within the 8 bytes, need one page only."""
         allowed = self._ground.is_free if free else self._ground.is_ram
         while True:
             physical = (self._dice.pick(self._gigabytes) + self._dice.below(GIB)) & ~7
