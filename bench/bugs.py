@@ -1,8 +1,8 @@
 """The bugs that the payload can build into its handler, to show that the bench finds them.
 
 `firmware-images/payloads/bugs.toml` has a row for each: number, what it does, which variants can have
-it; the scenarios say in `shows` which bugs they show. Neither the trace nor the simulator knows of it; the name is looked up after
-the verdict.
+it; the scenarios say in `shows` which bugs they show. Neither the trace nor the simulator knows of it;
+the name is looked up after the verdict.
 """
 
 from __future__ import annotations

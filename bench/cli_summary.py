@@ -18,6 +18,8 @@ def one_line(outcome: Outcome) -> str:
     faults = sum(s.predicted + s.replayed for s in outcome.result.scenarios)
     first = next((f for s in outcome.result.scenarios for f in s.findings), None)
     text = f"{faults} faults equal, {outcome.result.seconds:.1f} s"
+    if outcome.task.order.witness:
+        text += f", {outcome.result.witnessed} exceptions witnessed"
     if outcome.task.bug:
         return f"{'caught' if outcome.verdict is Verdict.PASS else 'NOT CAUGHT'}: bug {outcome.task.bug.number}"
     return text + (f"; {first.component}: {printable(first.summary)}" if first else "")

@@ -118,9 +118,10 @@ def judge(captures: Sequence[Capture]) -> Judgement:
 def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:
     """Verdicts on the windows of one boot, and the numbers of those that its early death left out."""
     windows = {w.number: w for w in log.windows}
-    out = _impossible(boot, capture, windows)
-    windows = {n: w for n, w in windows.items() if n not in out}
-    predictions, comparisons = _settle(windows, frozenset(capture.quirks) | _own_quirks(windows))
+    quirks = frozenset(capture.quirks) | _own_quirks(windows)
+    predictions, out = _predict(boot, capture, windows, quirks)
+    windows = {n: w for n, w in windows.items() if n in predictions}
+    comparisons = _settle(windows, predictions, quirks)
     asked = _asked(capture)
     end = _ending(capture, log)
     for number, window in windows.items():
@@ -138,17 +139,20 @@ def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, W
     return out, set()
 
 
-def _impossible(boot: int, capture: Capture, windows: Mapping[int, Window]) -> dict[int, WindowVerdict]:
-    """Windows whose `begin` describes no machine that the model knows: nothing can be said of them."""
-    out = {}
+def _predict(
+    boot: int, capture: Capture, windows: Mapping[int, Window], quirks: frozenset[str]
+) -> tuple[dict[int, Prediction], dict[int, WindowVerdict]]:
+    """Predictions, and the verdict on windows whose `begin` describes nothing that the model knows."""
+    predictions: dict[int, Prediction] = {}
+    impossible: dict[int, WindowVerdict] = {}
     for number, window in windows.items():
         try:
-            predict(Stimulus(window.stimulus.facts, ()))
+            predictions[number] = predict(window.stimulus, quirks=quirks)
         except UsageError as error:
             finding = Finding("trace", f"its begin record cannot be right: {error}", window=number)
             name = capture.scenarios.get(number, f"window-{number}")
-            out[number] = WindowVerdict(number, name, Verdict.ERROR, boot, finding, window)
-    return out
+            impossible[number] = WindowVerdict(number, name, Verdict.ERROR, boot, finding, window)
+    return predictions, impossible
 
 
 def _own_quirks(windows: Mapping[int, Window]) -> frozenset[str]:
@@ -159,14 +163,13 @@ def _own_quirks(windows: Mapping[int, Window]) -> frozenset[str]:
 
 
 def _settle(
-    windows: Mapping[int, Window], quirks: frozenset[str]
-) -> tuple[dict[int, Prediction], dict[int, Comparison]]:
-    """Predict and compare; where the processor is free and took another way than the default, follow it.
+    windows: Mapping[int, Window], predictions: dict[int, Prediction], quirks: frozenset[str]
+) -> dict[int, Comparison]:
+    """Compare; where the processor is free and took another way than the default, follow it in `predictions`.
 
     The model offers its alternatives without seeing the observation; only which of them was taken is read off.
     """
     choices: dict[int, tuple[int, ...]] = dict.fromkeys(windows, ())
-    predictions = {n: predict(w.stimulus, quirks=quirks) for n, w in windows.items()}
     comparisons = reconcile(windows, predictions)
     unsettled = [n for n in windows if comparisons[n].divergence]
     while unsettled:
@@ -185,7 +188,7 @@ def _settle(
                 choices[number], predictions[number], comparisons[number] = attempt, prediction, comparison
                 unsettled.append(number)
                 break
-    return predictions, comparisons
+    return comparisons
 
 
 def _asked(capture: Capture) -> dict[int, tuple[scripts.Step, ...]]:

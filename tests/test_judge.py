@@ -248,3 +248,13 @@ def test_packing_keeps_everything_that_the_verdict_rests_on() -> None:
     again = unpack(pack(original), source="x")
     assert judge([again]) == judge([original])
     assert pack(again) == pack(original)
+
+
+def test_a_begin_record_that_cannot_be_right_is_an_error_of_the_trace() -> None:
+    stimulus = sweep()
+    odd = replace(stimulus, facts=replace(stimulus.facts, maxphyaddr=7))
+    voice = Voice()
+    voice.window(odd, prediction(stimulus).events)
+    judgement = judge([named(bytes(voice.data))])
+    assert judgement.verdict is Verdict.ERROR
+    assert judgement.windows[0].finding and "physical address bits" in judgement.windows[0].finding.summary
