@@ -1,142 +1,49 @@
-"""The payload on virtual processors: what each window says, decoded here and not by the bench's own parser."""
+"""The payload on virtual processors: what each window says."""
 
 from __future__ import annotations
 
-import os
-import select
 import struct
-import subprocess
-import time
 import zlib
 from pathlib import Path
 
 import pytest
 
 from bench.images import build_payload
-from bench.script import Flag, ScriptWindow, Step, render
+from bench.script import Flag, Step, render
 from bench.wire import Access
+from tests.lab.payload_machine import (
+    BASE,
+    DIGEST,
+    DIRECT_4,
+    DONE,
+    DUMP,
+    FINAL,
+    GIB,
+    LA57,
+    LEVELS,
+    LIVELOCK,
+    MIB,
+    NONCE,
+    NX,
+    PANIC,
+    ROOT,
+    SEED,
+    SPIN,
+    V3_9,
+    VARIANTS,
+    WIDE_CPU,
+    Boot,
+    boot,
+    boot_bytes,
+    fetch,
+    number,
+    read,
+    reads,
+    shape,
+    window,
+)
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
-
-ROOT = Path(__file__).parents[2]
-NONCE = 0xFEDCBA9876543210
-DIRECT_4, DIRECT_5 = 0xFFFF880000000000, 0xFF11000000000000
-MIB, GIB = 1 << 20, 1 << 30
-NX = 1 << 63
-SEED, V3_9, LA57 = 0, 1, 2
-BASE = {SEED: DIRECT_4, V3_9: DIRECT_4, LA57: DIRECT_5}
-VARIANTS = (SEED, V3_9, LA57)
-DONE, PANIC, HALT, LIVELOCK, SPIN, REFUSED = range(6)
-WIDE_CPU = "max,phys-bits=46"
-
-Record = dict[str, int | str]
-"""Fields by their wire names, ``kind`` and ``seq``; an absent number is 0 by `number`."""
-
-
-def number(record: Record, name: str) -> int:
-    value = record.get(name, 0)
-    assert isinstance(value, int)
-    return value
-
-
-def decode(line: bytes) -> Record | None:
-    """A trace line by the wire's prose: CRC over nonce and text, fields of capitals and hexadecimal."""
-    text, star, crc = line[line.find(b"@") :].partition(b"*")
-    if not text.startswith(b"@") or not star:
-        return None
-    sums = [zlib.crc32(nonce.to_bytes(8, "little") + text) for nonce in (0, NONCE)]
-    assert int(crc, 16) in sums, line
-    words = text.decode().split(" ")
-    record: Record = {"seq": int(words[0][1:], 16), "kind": words[1]}
-    for word in words[2:]:
-        name = word.rstrip("0123456789abcdef") if "'" not in word else word[: word.index("'")]
-        value = word[len(name) :]
-        record[name] = value[1:] if value.startswith("'") else int(value, 16)
-    return record
-
-
-class Boot:
-    """One power-on: the bytes, the records in order, and the records of each window by its number."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        decoded = [decode(line) for line in data.split(b"\r\n")]
-        self.records = [record for record in decoded if record is not None]
-        assert [record["seq"] for record in self.records] == list(range(len(self.records)))
-        self.windows: dict[int, list[Record]] = {}
-        window: list[Record] = []
-        for record in self.records:
-            if record["kind"] == "begin":
-                window = self.windows[number(record, "WIN")] = []
-            window.append(record)
-
-    def kinds(self, window: int) -> str:
-        return " ".join(str(record["kind"]) for record in self.windows[window] if record["kind"] != "done")
-
-    def of(self, window: int, kind: str) -> list[Record]:
-        return [record for record in self.windows[window] if record["kind"] == kind]
-
-    def end(self, window: int) -> Record:
-        return self.of(window, "end")[0]
-
-
-def boot_bytes(
-    tmp_path: Path, script: bytes, *, cpu: str = WIDE_CPU, memory: str = "2G", kernel: Path | None = None,
-    compiler: str = "gcc", command_line: str = "quiet", extra: tuple[str, ...] = ("-serial", "stdio"),
-) -> bytes:  # fmt: skip
-    """What QEMU's serial port said up to `done` or to the machine's end."""
-    initrd = tmp_path / "script.txt"
-    initrd.write_bytes(script)
-    kernel = kernel or build_payload(ROOT, compiler=compiler).kernel
-    command = [
-        "qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-cpu", cpu,
-        "-m", memory, "-kernel", str(kernel), "-initrd", str(initrd), "-append", command_line, *extra,
-    ]  # fmt: skip
-    data = b""
-    deadline = time.monotonic() + 60
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as qemu:
-        assert qemu.stdout is not None
-        try:
-            while time.monotonic() < deadline:
-                if not select.select([qemu.stdout], [], [], 0.5)[0]:
-                    continue
-                chunk = os.read(qemu.stdout.fileno(), 65536)
-                data += chunk
-                last = data.rfind(b" done")
-                if not chunk or (last >= 0 and b"\r\n" in data[last:]):
-                    return data
-        finally:
-            qemu.kill()
-    raise AssertionError(f"neither done nor the machine's end: {data[-200:]!r}")
-
-
-def boot(tmp_path: Path, *windows: ScriptWindow, **options: object) -> Boot:
-    return Boot(boot_bytes(tmp_path, render(windows, nonce=NONCE), **options))  # type: ignore[arg-type]
-
-
-def window(number: int, variant: int, *steps: Step, **options: int) -> ScriptWindow:
-    defaults: dict[str, int] = {"pool": 64, "place": 16 * MIB, "levels": 5 if variant == LA57 else 4}
-    return ScriptWindow(number=number, variant=variant, steps=steps, **(defaults | options))  # type: ignore[arg-type]
-
-
-def read(va: int, size: int = 8, *, fixup: bool = False) -> Step:
-    return Step("access", Access.READ, va, size, fixup=fixup)
-
-
-def reads(variant: int, *physical: int) -> tuple[Step, ...]:
-    return tuple(read(BASE[variant] + pa) for pa in physical)
-
-
-def fetch(va: int, *, fixup: bool = False) -> Step:
-    return Step("access", Access.FETCH, va, 1, fixup=fixup)
-
-
-DIGEST, DUMP, FINAL = Step("digest"), Step("dump"), Step("final")
-LEVELS = {SEED: "GUM", V3_9: "GUM", LA57: "GDUM"}
-
-
-def shape(variant: int, step: Record) -> dict[str, int]:
-    return {name: number(step, name) for name in LEVELS[variant]}
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
@@ -308,154 +215,6 @@ def test_final_tables_map_the_first_gib_and_end_what_the_handler_can_do(tmp_path
         assert (number(final, "O"), number(final, "S")) == (1, GIB)
         assert number(result.of(variant, "begin")[0], "PT") < number(final, "TOP")
         assert len({number(r, "A") for r in result.of(variant, "pf")}) == 2
-
-
-# What each bug needs to be seen: variants, options of the window, and physical addresses to read.
-_TINY = {"pool": 4}
-_ROUND = (0, GIB, 2 * GIB, 3 * GIB, 0, GIB)
-BUGS: list[tuple[int, tuple[int, ...], dict[str, int], tuple[int, ...]]] = [
-    (3, (V3_9, LA57), {"place": 8 * MIB}, (0,)),
-    (13, VARIANTS, _TINY, _ROUND),
-    (15, VARIANTS, _TINY, _ROUND),
-    (16, (V3_9, LA57), {}, tuple(n * GIB for n in range(66))),
-    (16, (SEED,), {}, (*(n * GIB for n in range(62)), 512 * GIB)),
-    (18, VARIANTS, _TINY, _ROUND),
-    (19, VARIANTS, {}, (MIB,)),
-    (22, VARIANTS, {}, (0, GIB, 2 * GIB)),
-    (24, (V3_9, LA57), {}, (0, 2 * MIB)),
-]
-
-
-def behaviour(result: Boot, window_number: int) -> list[Record]:
-    """Without what differs between any two windows: number, sequence, and CR2 before the first fault."""
-    return [
-        {name: value for name, value in record.items() if name not in {"seq", "WIN", "CRB"}}
-        for record in result.windows[window_number]
-        if record["kind"] != "done"
-    ]
-
-
-@pytest.mark.parametrize(("bug", "variants", "options", "physical"), BUGS)
-def test_bug_changes_what_is_seen_and_is_not_named(
-    tmp_path: Path, bug: int, variants: tuple[int, ...], options: dict[str, int], physical: tuple[int, ...]
-) -> None:
-    windows = []
-    for n, variant in enumerate(variants):
-        steps = (*reads(variant, *physical), DIGEST)
-        windows.append(window(2 * n, variant, *steps, flags=Flag.BEYOND_RAM, **options))
-        windows.append(window(2 * n + 1, variant, *steps, flags=Flag.BEYOND_RAM, bug=bug, **options))
-    result = boot(tmp_path, *windows)
-    for n in range(len(variants)):
-        good, bad = behaviour(result, 2 * n), behaviour(result, 2 * n + 1)
-        assert good[:2] == bad[:2], "begin and boot tell nothing"
-        assert good != bad
-
-
-def test_bug_1_is_a_livelock_on_a_processor_without_nx(tmp_path: Path) -> None:
-    """QEMU reports the reserved bit without the present bit: 8, where silicon says 9."""
-    windows = [window(bug, V3_9, *reads(V3_9, 0), bug=bug) for bug in (0, 1)]
-    result = boot(tmp_path, *windows, cpu="Haswell,phys-bits=46,-nx")
-    assert [number(result.end(n), "OUT") for n in (0, 1)] == [DONE, LIVELOCK]
-    assert {number(r, "C") for r in result.of(1, "pf")[1:]} <= {8, 9}
-
-
-def test_bug_12_goes_on_in_dead_tables(tmp_path: Path) -> None:
-    steps = (*reads(V3_9, 0), FINAL, *reads(V3_9, GIB))
-    result = boot(tmp_path, *(window(bug, V3_9, *steps, bug=bug) for bug in (0, 12)))
-    assert [number(result.end(n), "OUT") for n in (0, 12)] == [PANIC, LIVELOCK]
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_bug_14_resets_the_machine_at_the_first_reset(tmp_path: Path, variant: int) -> None:
-    result = boot(tmp_path, window(0, variant, *reads(variant, 0), bug=14))
-    assert [record["kind"] for record in result.records] == ["begin"]
-
-
-def test_bug_20_has_no_panic_where_one_belongs(tmp_path: Path) -> None:
-    result = boot(tmp_path, *(window(bug, V3_9, read(0x1000), bug=bug) for bug in (0, 20)))
-    assert [number(result.end(n), "OUT") for n in (0, 20)] == [PANIC, LIVELOCK]
-
-
-def test_bug_22_halts_in_silence_at_the_third_fault(tmp_path: Path) -> None:
-    result = boot(tmp_path, window(0, V3_9, *reads(V3_9, 0, GIB, 2 * GIB), bug=22, flags=Flag.BEYOND_RAM))
-    assert result.kinds(0) == "begin boot touch pf x touch pf x touch pf end"
-    assert [number(r, "J") for r in result.of(0, "x")] == [1, 2]
-    assert number(result.end(0), "OUT") == HALT
-
-
-REFUSED_WINDOWS: list[tuple[str, ScriptWindow]] = [
-    ("this%20payload%20does%20not%20have%20that%20variant", window(7, 3)),
-    ("that%20many%20paging%20levels", window(7, V3_9, levels=5)),
-    ("no%20five-level%20paging", window(7, LA57)),
-    ("not%202%20MiB%20aligned", window(7, V3_9, place=17 * MIB)),
-    ("not%20free%20RAM", window(7, V3_9, place=64 * GIB)),
-    ("between%201%20MiB", window(7, V3_9, place=0)),
-    ("between%201%20and%2064", window(7, V3_9, pool=65)),
-    ("unknown%20bug", window(7, V3_9, bug=2)),
-    ("mistake%20to%20mend", window(7, V3_9, mend=8)),
-]
-
-
-def test_window_that_cannot_be_is_refused_by_name_and_the_next_one_runs(tmp_path: Path) -> None:
-    windows = [refused for _, refused in REFUSED_WINDOWS]
-    result = boot(tmp_path, *windows, window(8, V3_9, *reads(V3_9, 0)), cpu="Haswell,phys-bits=46")
-    refusals = [record for record in result.records if record["kind"] == "refuse"]
-    for (words, _), refusal in zip(REFUSED_WINDOWS, refusals, strict=True):
-        assert str(refusal["WHY"]).startswith("window%207:%20") and words in str(refusal["WHY"])
-    ends = [number(record, "OUT") for record in result.records if record["kind"] == "end"]
-    assert ends == [REFUSED] * len(windows) + [DONE]
-
-
-def test_access_that_could_do_harm_is_refused_at_its_step(tmp_path: Path) -> None:
-    harmful = [
-        (read(DIRECT_4 + 64 * GIB), "not%20RAM"),
-        (read(DIRECT_4 + 2 * GIB - 4), "not%20RAM"),
-        (Step("access", Access.WRITE, DIRECT_4 + MIB, 4), "hit%20the%20payload"),
-        (Step("access", Access.WRITE, DIRECT_4 + 16 * MIB - 1, 2), "hit%20the%20payload"),
-        (Step("access", Access.MOVE, DIRECT_4, 8, va_to=DIRECT_4 + 2 * GIB - 130 * 1024), "hit%20the%20payload"),
-        (Step("access", Access.WRITE, 0xFFFFFFFF81001000, 8), "hit%20the%20payload"),
-        (fetch(DIRECT_4 + 17 * MIB), "hit%20the%20payload"),
-    ]
-    windows = [window(n, V3_9, *reads(V3_9, 0), step) for n, (step, _) in enumerate(harmful)]
-    result = boot(tmp_path, *windows, cpu="Haswell,phys-bits=46")
-    for n, (_, words) in enumerate(harmful):
-        assert result.kinds(n) == "begin boot touch pf x refuse end", harmful[n]
-        refusal = result.of(n, "refuse")[0]
-        assert number(refusal, "O") == 1 and words in str(refusal["WHY"])
-        assert number(result.end(n), "OUT") == REFUSED
-
-
-def with_crc(*lines: str) -> bytes:
-    text = "".join(f"{line}\n" for line in lines).encode()
-    return text + b"end %x\n" % zlib.crc32(text)
-
-
-GOOD_WINDOW = "win 0 1 0 40 1000000 4 0 0"
-BAD_SCRIPTS = [
-    (b"hello\n", 1, "not a script"),
-    (b"bench-script 1 5 0\nend 1\n", 2, "the CRC does not fit"),
-    (with_crc("bench-script 2 5 0"), 1, "unknown version"),
-    (with_crc("bench-script 1 5 0")[:-1], 2, "the line has no end"),
-    (with_crc("bench-script 1 5 1", GOOD_WINDOW, "r 12"), 3, "a field is missing"),
-    (with_crc("bench-script 1 5 1", GOOD_WINDOW, "q"), 3, "neither a window nor a step"),
-    (with_crc("bench-script 1 5 1", GOOD_WINDOW, "r 0 3"), 3, "size is not"),
-    (with_crc("bench-script 1 5 1", GOOD_WINDOW, "r F 8"), 3, "not a lower-case hexadecimal"),
-    (with_crc("bench-script 1 5 1", GOOD_WINDOW, "r  0 8"), 3, "1 to 16 digits"),
-    (with_crc("bench-script 1 5 1", GOOD_WINDOW, "d 1"), 3, "more on the line"),
-    (with_crc("bench-script 1 5 1", "r 0 8", GOOD_WINDOW), 2, "before the first window"),
-    (with_crc("bench-script 1 5 2", GOOD_WINDOW), 3, "number of windows"),
-    (with_crc("bench-script 1 5 1", GOOD_WINDOW, *["d"] * 8193), 8195, "more steps"),
-]
-
-
-@pytest.mark.parametrize(("script", "line", "words"), BAD_SCRIPTS, ids=[words for _, _, words in BAD_SCRIPTS])
-def test_malformed_script_is_refused_with_line_and_reason_and_nothing_is_done(
-    tmp_path: Path, script: bytes, line: int, words: str
-) -> None:
-    data = boot_bytes(tmp_path, script, cpu="Haswell")
-    assert b" begin " not in data
-    refusal = data[data.index(b" refuse ") :].split(b"*")[0].decode()
-    assert f"'script%20line%20{line:x}:%20" in refusal and words.replace(" ", "%20") in refusal
 
 
 def test_other_port_by_command_line(tmp_path: Path) -> None:
