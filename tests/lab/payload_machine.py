@@ -8,6 +8,7 @@ import subprocess
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 from bench.images import build_payload
 from bench.script import ScriptWindow, Step, render
@@ -105,12 +106,12 @@ def boot_bytes(
     raise AssertionError(f"neither done nor the machine's end: {data[-200:]!r}")
 
 
-def boot(tmp_path: Path, *windows: ScriptWindow, **options: object) -> Boot:
+def boot(tmp_path: Path, *windows: ScriptWindow, **options: Any) -> Boot:
     return Boot(boot_bytes(tmp_path, render(windows, nonce=NONCE), **options))
 
 
 def window(number: int, variant: int, *steps: Step, **options: int) -> ScriptWindow:
-    defaults: dict[str, int] = {"pool": 64, "place": 16 * MIB, "levels": 5 if variant == LA57 else 4}
+    defaults: dict[str, Any] = {"pool": 64, "place": 16 * MIB, "levels": 5 if variant == LA57 else 4}
     return ScriptWindow(number=number, variant=variant, steps=steps, **(defaults | options))
 
 
