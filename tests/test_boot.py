@@ -115,6 +115,16 @@ def test_more_bytes_than_allowed_are_a_deadline(tmp_path: Path) -> None:
     assert (tmp_path / "serial.bin").stat().st_size == 100
 
 
+def test_a_log_of_exceptions_without_end_is_a_deadline(tmp_path: Path) -> None:
+    def storm(_: Switch) -> None:
+        with (tmp_path / "exceptions.log").open("wb") as log:
+            log.truncate(401)
+
+    kinds, witness, _ = boot_with(tmp_path, Switch(b"x", storm), Limits(max_bytes=100))
+    assert kinds[-2:] == ["deadline", "power_off"]
+    assert witness["limit"] == "400 bytes of exceptions.log"
+
+
 @pytest.mark.parametrize(("kind", "event"), [(IncidentKind.RESET, "reset"), (IncidentKind.LOST, "machine_lost")])
 def test_what_the_machine_does_to_its_own_power_is_an_event(tmp_path: Path, kind: IncidentKind, event: str) -> None:
     def happen(switch: Switch) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from bench import wire
 from bench.errors import LabError
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, Progress, boot
+from bench.lab.capture import CaptureWriter
 from bench.lab.power.qemu import QemuPower, registers
 from bench.lab.virtual import qemu_command, rig
 from bench.records import Machine, VirtualSpec
@@ -69,8 +74,6 @@ def running(pid: int) -> bool:
 
 
 def wait_until_gone(pid: int) -> None:
-    import time
-
     deadline = time.monotonic() + 30
     while running(pid):
         assert time.monotonic() < deadline, f"process {pid} is still there"
@@ -228,8 +231,6 @@ def test_folders_with_odd_names(tmp_path: Path) -> None:
 
 def test_a_power_cycle_keeps_the_port(tmp_path: Path) -> None:
     """Two power-ons under one open capture: the second machine's bytes follow the first's."""
-    from bench.lab.capture import CaptureWriter
-
     kernel = tiny_kernel.write(tmp_path / "kernel", b"hello;", "halt")
     load = Load(kernel, b"", "")
     folder = tmp_path / "boot-1"
@@ -246,6 +247,30 @@ def test_a_power_cycle_keeps_the_port(tmp_path: Path) -> None:
             finally:
                 power.off()
     assert (folder / "serial.bin").read_bytes() == b"hello;hello;"
+
+
+def test_sockets_that_a_killed_bench_left_are_removed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parent = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own folders have names too long for a socket
+    monkeypatch.setattr(tempfile, "tempdir", str(parent))
+    left, fresh, held = (parent / f"bench-lab-{name}" for name in ("left", "fresh", "held"))
+    for folder in (left, fresh, held):
+        folder.mkdir()
+        (folder / "serial").touch()
+    for folder in (left, held):
+        os.utime(folder, (0, 0))
+    lock = os.open(held, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with rig(HASWELL, Load(parent, b"", ""), parent, witness=False) as virtual:
+            ours = Path(virtual.serial_url.removeprefix("listen+unix://")).parent
+            assert ours.stat().st_mode & 0o777 == 0o700
+            assert {f.name for f in parent.iterdir()} == {fresh.name, held.name, ours.name}
+        assert not ours.exists()
+    finally:
+        os.close(lock)
+        shutil.rmtree(parent)
 
 
 BENCH = """
