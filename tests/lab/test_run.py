@@ -36,16 +36,16 @@ CASES = [(bug, variant) for bug in TABLE.bug for variant in bug.variants]
 FIRST_SIGN = {
     1: r"livelock|error code|PMD entry|a fault too many",
     3: r"top-level entry|a fault too many|level at which the walk leaves",
-    12: r"PANIC|a fault too many|return from the handler",
+    12: r"a fault too many",
     13: r"a fault is missing",
     14: r"reset itself",
     15: r"next_early_pgt|endless loop|reset itself|top-level entry",
-    16: r"next_early_pgt|a fault too many|top-level entry|reset itself",
+    16: r"next_early_pgt|early_pgt_resets|a fault too many|top-level entry|reset itself",
     18: r"digest|entry|next_early_pgt|dump",
     19: r"PMD entry",
     20: r"PANIC|return from the handler",
     22: r"early_recursion_flag",
-    24: r"next_early_pgt|PUD entry|PMD entry",
+    24: r"digest|next_early_pgt|PUD entry|PMD entry",
 }
 
 
