@@ -1,8 +1,8 @@
 """The bugs that the payload can build into its handler, to show that the bench finds them.
 
 `firmware-images/payloads/bugs.toml` has a row for each: number, what it does, which variants can have
-it; the scenarios say in `shows` which bugs they show. Neither the trace nor the simulator knows of it;
-the name is looked up after the verdict.
+it; and the scenarios that a machine with a hidden bug is put through. Neither the trace nor the
+simulator knows of a bug; its name is looked up after the verdict.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BUGS_FILE = Path("firmware-images/payloads/bugs.toml")
 
 
 class Bug(BaseModel):
-    """One bug and where it is visible."""
+    """One bug."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,20 +36,27 @@ class Bug(BaseModel):
         return self.nx is None or self.nx == machine.nx
 
 
-def load_bugs(root: Path) -> tuple[Bug, ...]:
-    """All rows in file order. Raises UsageError naming the file and the key."""
+class BugTable(BaseModel):
+    """The file: the bugs, and the scenarios in which each of them must be found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scenarios: tuple[str, ...]
+    bug: tuple[Bug, ...]
+
+    def pick(self, machine: Machine, draw: int) -> tuple[Bug, str] | None:
+        """A (bug, variant) that this machine can show; `draw` selects among them. None if it can show none."""
+        possible = [(bug, variant) for bug in self.bug for variant in bug.variants if bug.shows_on(machine, variant)]
+        return possible[draw % len(possible)] if possible else None
+
+
+def load_bugs(root: Path) -> BugTable:
+    """The table. Raises UsageError naming the file and the key."""
     path = root / BUGS_FILE
     try:
-        rows = tomllib.loads(path.read_text())["bug"]
-        bugs = tuple(Bug.model_validate(row) for row in rows)
-    except (OSError, KeyError, tomllib.TOMLDecodeError, ValidationError) as error:
+        table = BugTable.model_validate(tomllib.loads(path.read_text()))
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise UsageError(f"{path}: {error}") from error
-    if len({b.number for b in bugs}) != len(bugs):
+    if len({b.number for b in table.bug}) != len(table.bug):
         raise UsageError(f"{path}: a bug number stands twice")
-    return bugs
-
-
-def pick(bugs: tuple[Bug, ...], machine: Machine, draw: int) -> tuple[Bug, str] | None:
-    """A (bug, variant) that this machine can show; `draw` selects among them. None if it can show none."""
-    possible = [(bug, variant) for bug in bugs for variant in bug.variants if bug.shows_on(machine, variant)]
-    return possible[draw % len(possible)] if possible else None
+    return table

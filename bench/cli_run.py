@@ -50,7 +50,7 @@ def run(
     tasks = _tasks(root, machine or [], all_machines, variant or [], scenario or [], scenario_set, witness)
     if demonstrate:
         machines = {t.order.machine.name: t.order.machine for t in tasks}
-        tasks += _demonstrations(root, list(machines.values()), scenario_set, draw)
+        tasks += _demonstrations(root, list(machines.values()), draw)
     payload = build_payload(root)
     where = results or root / "results"
     started = time.monotonic()
@@ -128,23 +128,20 @@ def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
             raise UsageError(f"no {what} {name!r}; there are: {', '.join(known)}")
 
 
-def _demonstrations(root: Path, machines: Sequence[Machine], scenario_set: str, draw: int) -> list[Task]:
+def _demonstrations(root: Path, machines: Sequence[Machine], draw: int) -> list[Task]:
     from bench.batch import Task
-    from bench.bugs import load_bugs, pick
+    from bench.bugs import load_bugs
     from bench.run import Order
     from bench.scenarios import load_scenarios
 
-    bugs, scenarios = load_bugs(root), load_scenarios(root / SCENARIOS)
+    table, scenarios = load_bugs(root), load_scenarios(root / SCENARIOS)
     tasks = []
     for number, machine in enumerate(machines):
-        picked = pick(bugs, machine, draw + number)
+        # Neighbours in the table are kin: step through it by a number that is prime to its size.
+        picked = table.pick(machine, draw + 7 * number)
         if picked:
             bug, variant = picked
-            chosen = tuple(
-                s
-                for s in scenarios.values()
-                if bug.number in s.shows and variant in s.variants and s.set == scenario_set
-            )
+            chosen = tuple(scenarios[name] for name in table.scenarios if variant in scenarios[name].variants)
             tasks.append(Task(Order(machine, variant, chosen, bug=bug.number), bug))
     return tasks
 

@@ -131,6 +131,8 @@ def step_of(window: Window, number: int | None) -> Step | None:
 
 def describe_next(window: Window, event: Event) -> str:
     """What the model expects next, with the step in which it expects it."""
+    if event.step is None:
+        return event_words(event)
     return f"{event_words(event)} in {step_words(step_of(window, event.step))}"
 
 
@@ -169,7 +171,10 @@ def describe_divergence(window: Window, divergence: Divergence) -> Finding:
 def _is_missing_fault(predicted: Event | None, observed: Event | None) -> bool:
     if predicted is None or predicted.kind is not EventKind.ENTER:
         return False
-    return observed is None or observed.kind is not EventKind.ENTER or observed.step != predicted.step
+    if observed is None or observed.kind is not EventKind.ENTER:
+        return True
+    # Both are faults: the one that comes in the earlier step is the odd one out.
+    return (observed.step or 0) > (predicted.step or 0)
 
 
 def _sequence_summary(window: Window, predicted: Event | None, observed: Event | None) -> str:
@@ -179,7 +184,7 @@ def _sequence_summary(window: Window, predicted: Event | None, observed: Event |
         return f"a fault is missing: {event_words(predicted)} was due in {where}, next came {event_words(observed)}"
     if observed is not None and observed.kind is EventKind.ENTER:
         where = step_words(step_of(window, observed.step))
-        due = f"the model has {event_words(predicted)} next" if predicted else "the model has nothing more"
+        due = f"the model has {describe_next(window, predicted)} next" if predicted else "the model has nothing more"
         return f"a fault too many: {event_words(observed)} in {where}; {due}"
     if observed is None and predicted is not None:
         return f"the machine stopped short: due next was {describe_next(window, predicted)}"

@@ -6,7 +6,7 @@ Nothing but the captures goes in, so that the same captures give the same verdic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import script as scripts
 from bench.describe import describe_divergence, describe_next
@@ -117,12 +117,12 @@ def judge(captures: Sequence[Capture]) -> Judgement:
 
 def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:
     """Verdicts on the windows of one boot, and the numbers of those that its early death left out."""
-    windows = {w.number: w for w in log.windows}
+    asked = _asked(capture)
+    windows = {w.number: _with_rest(w, asked.get(w.number, ())) for w in log.windows}
     quirks = frozenset(capture.quirks) | _own_quirks(windows)
     predictions, out = _predict(boot, capture, windows, quirks)
     windows = {n: w for n, w in windows.items() if n in predictions}
     comparisons = _settle(windows, predictions, quirks)
-    asked = _asked(capture)
     end = _ending(capture, log)
     for number, window in windows.items():
         verdict, finding = _verdict(window, predictions[number], comparisons[number], end, asked, log)
@@ -201,6 +201,29 @@ def _asked(capture: Capture) -> dict[int, tuple[scripts.Step, ...]]:
         return {}
 
 
+def _with_rest(window: Window, asked: Sequence[scripts.Step]) -> Window:
+    """The window with the steps of the script that the machine did not live to announce.
+
+    What the model does next must not depend on where the machine stopped. Steps up to the next loading of
+    the final tables are added: where those lie is not known before the machine has said it.
+    """
+    known = len(window.stimulus.steps)
+    rest: list[Step] = []
+    for number, step in enumerate(asked[known:], start=known):
+        match step.op:
+            case "access":
+                rest.append(Touch(number, step.access, step.va, step.size, step.va_to, step.fixup))
+            case "digest":
+                rest.append(DigestPoint(number))
+            case "dump":
+                rest.append(DumpPoint(number))
+            case _:
+                break
+    if not rest:
+        return window
+    return replace(window, announced=known, stimulus=Stimulus(window.stimulus.facts, (*window.stimulus.steps, *rest)))
+
+
 def _ending(capture: Capture, log: TraceLog) -> LabEvent | None:
     """What ended the boot before its script was done, if the lab or the trace knows."""
     if log.done:
@@ -230,7 +253,7 @@ def _verdict(
 ) -> tuple[Verdict, Finding | None]:
     seen = window.observation
     number = window.number
-    steps = window.stimulus.steps
+    steps = window.stimulus.steps[: window.announced]
     for refusal in log.refusals:
         if refusal.window == number and window.span[0] <= refusal.span[0] <= window.span[1]:
             summary = f"the payload refused a step: {refusal.why}"
@@ -315,14 +338,15 @@ def _absent(number: int, end: LabEvent | None, log: TraceLog) -> tuple[Verdict, 
 
 def _obedience(asked: Sequence[scripts.Step], window: Window) -> str:
     """Whether the machine announced just the steps that the script asked for; the complaint, or nothing."""
-    for number, (wanted, got) in enumerate(zip(asked, window.stimulus.steps, strict=False)):
+    announced = window.stimulus.steps[: window.announced]
+    for number, (wanted, got) in enumerate(zip(asked, announced, strict=False)):
         if _wanted(number, wanted) != _got(got):
             return f"step {number}: the script asks for {_wanted(number, wanted)}, the machine announced {_got(got)}"
     ended = window.observation.complete and window.observation.events[-1].outcome == Outcome.DONE
-    if len(window.stimulus.steps) > len(asked):
-        return f"the machine announced {len(window.stimulus.steps)} steps, the script has {len(asked)}"
-    if ended and len(window.stimulus.steps) < len(asked):
-        return f"the machine says it is done after {len(window.stimulus.steps)} of {len(asked)} steps"
+    if len(announced) > len(asked):
+        return f"the machine announced {len(announced)} steps, the script has {len(asked)}"
+    if ended and len(announced) < len(asked):
+        return f"the machine says it is done after {len(announced)} of {len(asked)} steps"
     return ""
 
 

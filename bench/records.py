@@ -316,6 +316,8 @@ class Window:
     span: tuple[int, int]
     stimulus: Stimulus
     observation: Observation
+    announced: int | None = None
+    """How many of the stimulus's steps the machine announced, if not all of them."""
 
 
 @dataclass(frozen=True)
