@@ -295,8 +295,9 @@ def _unfinished(window: Window, prediction: Prediction, end: LabEvent | None) ->
             **common,  # type: ignore[arg-type]
         )
     if end.kind is LabEventKind.SILENCE and end.witness:
-        state = "halted" if end.witness.get("halted") == "yes" else "running"
-        summary = f"the machine fell silent with its processor {state}; due next: {due}"
+        state = end.witness.get("processor", "in an unknown state")
+        where = f" at {end.witness['rip']}" if "rip" in end.witness else ""
+        summary = f"the machine fell silent, its processor {state}{where}; due next: {due}"
         return Verdict.FAIL, Finding(
             "handler",
             summary,

@@ -87,7 +87,8 @@ class LabEventKind(StrEnum):
     SILENCE = "silence"
     """No byte for the allowed time while power was on and the port open.
 
-    `witness` has the processor's state if the lab can read it: ``halted`` (yes or no), ``rip``, ``cr2``, …
+    `witness` has the processor's state if the lab can read it: ``processor`` (running, or
+    halted with interrupts on or off), ``rip``, ``cr2``, …
     """
     DEADLINE = "deadline"
     """The boot took longer than allowed although bytes kept coming."""

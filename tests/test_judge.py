@@ -157,7 +157,7 @@ def cut_in_window(stimulus: Stimulus) -> bytes:
     ("events", "verdict", "component"),
     [
         ([(LabEventKind.RESET, {"qmp": "guest-reset"})], Verdict.FAIL, "handler"),
-        ([(LabEventKind.SILENCE, {"halted": "no", "rip": "0xffffffff81000000"})], Verdict.FAIL, "handler"),
+        ([(LabEventKind.SILENCE, {"processor": "running", "rip": "0xffffffff81000000"})], Verdict.FAIL, "handler"),
         ([(LabEventKind.SILENCE, {})], Verdict.MISS, "serial line"),
         ([(LabEventKind.MACHINE_LOST, {"exit": "-9"})], Verdict.MISS, "machine"),
         ([(LabEventKind.PORT_CLOSED, {})], Verdict.MISS, "port"),
