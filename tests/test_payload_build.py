@@ -12,7 +12,7 @@ from bench.errors import UsageError
 from bench.images import PAYLOADS, PayloadImage, build_payload
 
 ROOT = Path(__file__).parents[1]
-COMPILERS = ("gcc", "clang")
+COMPILERS = ("gcc", pytest.param("clang", marks=pytest.mark.payloads))
 
 pytestmark = pytest.mark.slow
 

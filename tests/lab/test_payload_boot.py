@@ -46,7 +46,7 @@ from tests.lab.payload_machine import (
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=pytest.mark.payloads)])
 def test_first_touch_takes_one_table_a_level_and_the_leaf_is_of_the_variant_s_form(
     tmp_path: Path, compiler: str
 ) -> None:
