@@ -270,4 +270,24 @@ def results_list(
     return 0
 
 
+@results_app.command("pack")
+def results_pack(
+    run: Annotated[str, typer.Argument(help="A run's number in the store, or a boot folder.", metavar="RUN|CAPTURE")],
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+) -> int:
+    """Pack a capture into one file, with all that a replay needs."""
+    from bench.parse.capture_file import pack, read_captures
+
+    captures = read_captures(_capture_of(run))
+    if len(captures) != 1:
+        raise UsageError(f"{run}: has {len(captures)} boots; name the folder of one of them (boot-1, …)")
+    try:
+        with file.open("xb") as out:
+            out.write(pack(captures[0]))
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from error
+    say(f"{file}: {file.stat().st_size} bytes; bench replay {file}")
+    return 0
+
+
 app.command()(run)
