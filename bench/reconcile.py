@@ -38,8 +38,9 @@ class EventTable:
 def event_table(sides: Iterable[tuple[int, Iterable[Event]]]) -> EventTable:
     """Events of several windows as a table."""
     rows = [(window, number, event) for window, events in sides for number, event in enumerate(events)]
-    fields = [_fields(event) for _, _, event in rows]
-    shape = (len(rows), len(COMPARED))
+    fields = np.empty((len(rows), len(COMPARED)), dtype=object)
+    for i, (_, _, event) in enumerate(rows):
+        fields[i] = _fields(event)
     index = pd.DataFrame(
         {
             "window": np.array([r[0] for r in rows], dtype=np.int64),
@@ -47,8 +48,8 @@ def event_table(sides: Iterable[tuple[int, Iterable[Event]]]) -> EventTable:
             "row": np.arange(len(rows), dtype=np.int64),
         }
     )
-    values = np.array([[v or 0 for v in row] for row in fields], dtype=np.uint64).reshape(shape)
-    given = np.array([[v is not None for v in row] for row in fields], dtype=bool).reshape(shape)
+    given = ~pd.isna(fields)
+    values = np.where(given, fields, 0).astype(np.uint64)
     return EventTable(index, values, given)
 
 

@@ -39,7 +39,7 @@ FAULTS_SHOWN = 16
 # … until this many faults of one step, which no instruction needs: the machine is in a livelock.
 FAULT_CAP = 256
 # Watchdog interrupts without a new record or step, after which the handler itself is in an endless loop.
-SPIN_TICKS = 40
+SPIN_TICKS = 10
 COMMAND_LINE_SHOWN_BYTES = 256
 
 

@@ -20,7 +20,7 @@
 #define BENCH_WIRE_START_KERNEL_MAP 0xffffffff80000000ULL
 #define BENCH_WIRE_FAULTS_SHOWN 16
 #define BENCH_WIRE_FAULT_CAP 256
-#define BENCH_WIRE_SPIN_TICKS 40
+#define BENCH_WIRE_SPIN_TICKS 10
 #define BENCH_WIRE_COMMAND_LINE_SHOWN 256
 
 /* What a `touch` is about to do (field Q). */
