@@ -14,8 +14,8 @@ _EVENTS_BEFORE = 4
 def explain(judgement: Judgement, *, windows: frozenset[int] = frozenset(), limit: int = 3) -> Iterator[str]:
     """Lines of text: the first `limit` windows that did not pass, or the windows named."""
     kind = {True: "virtual: not silicon", False: "silicon", None: "machine not known"}[judgement.virtual]
-    yield f"{judgement.machine or 'unknown machine'} ({judgement.model or 'model not recorded'}), {judgement.image}: "
-    yield f"{judgement.verdict} ({kind})"
+    machine = f"{judgement.machine or 'unknown machine'} ({judgement.model or 'model not recorded'})"
+    yield f"{machine}, {judgement.image or 'unknown image'}: {judgement.verdict} ({kind})"
     bad = [w for w in judgement.windows if w.verdict is not Verdict.PASS]
     chosen = [w for w in judgement.windows if w.number in windows] if windows else bad[:limit]
     for window in chosen:
@@ -59,7 +59,8 @@ def _divergence(verdict: WindowVerdict) -> Iterator[str]:
     assert verdict.window and verdict.comparison and verdict.comparison.divergence
     divergence = verdict.comparison.divergence
     seen = verdict.window.observation.events
-    yield f"  The first {divergence.event} events agree. The last of them:"
+    agree = "1 event agrees" if divergence.event == 1 else f"{divergence.event or 'No'} events agree"
+    yield f"  {agree}{'; the last before the difference:' if divergence.event else '.'}"
     for number in range(max(0, divergence.event - _EVENTS_BEFORE), divergence.event):
         yield f"    {number:5d}  {event_words(seen[number])}"
     step = (divergence.observed or divergence.predicted or Event(kind=seen[0].kind)).step
