@@ -53,6 +53,10 @@ def run(
         tasks += _demonstrations(root, list(machines.values()), draw)
     payload = build_payload(root)
     where = results or root / "results"
+    try:
+        (where / "captures").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{where}: nothing can be written there: {error.strerror}") from error
     started = time.monotonic()
     at_a_time = jobs or os.cpu_count() or 1
     board = Board(len(tasks), at_a_time, quiet=json)

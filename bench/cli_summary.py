@@ -17,6 +17,8 @@ def one_line(outcome: Outcome) -> str:
         return printable(str(outcome.error))
     faults = sum(s.predicted + s.replayed for s in outcome.result.scenarios)
     first = next((f for s in outcome.result.scenarios for f in s.findings), None)
+    if outcome.verdict is Verdict.SKIP:
+        return printable(next((s.reason for s in outcome.result.scenarios), "nothing to do"))
     text = f"{faults} faults equal, {outcome.result.seconds:.1f} s"
     if outcome.task.order.witness:
         text += f", {outcome.result.witnessed} exceptions witnessed"
@@ -104,15 +106,15 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
     yield ""
     yield from _not_passed(outcomes)
     total = worst([o.verdict for o in outcomes])
-    yield f"{total}: {len(outcomes)} runs in {seconds:.0f} s"
+    yield f"{total}: {len(outcomes)} run{'s' * (len(outcomes) != 1)} in {seconds:.0f} s"
     yield "Next: bench results list; bench explain RUN; bench replay CAPTURE; bench run --machine NAME --witness"
 
 
 def _not_passed(outcomes: Iterable[Outcome]) -> Iterator[str]:
     for outcome in outcomes:
-        if outcome.verdict in (Verdict.PASS, Verdict.SKIP):
+        if outcome.verdict is Verdict.PASS:
             continue
         order = outcome.task.order
         yield f"{outcome.verdict}  {order.machine.name} {order.variant}: {one_line(outcome)}"
-        if outcome.result:
+        if outcome.result and outcome.verdict is not Verdict.SKIP:
             yield f"      bench explain {outcome.result.folder}"

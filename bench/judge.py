@@ -94,6 +94,8 @@ def judge(captures: Sequence[Capture]) -> Judgement:
         judged, unreached = _judge_boot(boot, capture, log)
         verdicts |= judged
         pending = (pending | unreached) - judged.keys()
+        notes += [f"boot {boot}, bytes {g.span[0]}-{g.span[1]}: {g.why}" for g in log.gaps]
+        notes += [] if log.done else [f"boot {boot}: the script did not come to its end"]
         notes += [f"boot {boot}, bytes {s.span[0]}-{s.span[1]}: {s.mark}: {s.why}" for s in log.damage()]
     names = {n: name for c in captures for n, name in c.scenarios.items()}
     for number in sorted(pending):

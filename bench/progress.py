@@ -29,7 +29,7 @@ class Board:
         self._width = 0
         self.was_interrupted = False
         if not quiet:
-            note(f"{total} runs, {jobs} at a time")
+            note(f"{total} run{'s' * (total != 1)}, {jobs} at a time")
 
     def close(self) -> None:
         """Leave the terminal's last line empty."""

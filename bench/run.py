@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.errors import LabError
+from bench.errors import LabError, UsageError
 from bench.images import PayloadImage
 from bench.judge import Judgement, judge
 from bench.lab.boot import Limits, Load, Progress, boot
@@ -201,5 +201,8 @@ def _new_folder(captures: Path, started: datetime, order: Order) -> Path:
     """``captures/DATE/TIME-MACHINE-VARIANT-XXXX``, made now, never reused."""
     name = f"{started:%H%M%S}-{order.machine.name}-{order.variant}-{secrets.token_hex(2)}"
     folder = captures / f"{started:%Y-%m-%d}" / name
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: no captures can be written there: {error.strerror}") from error
     return folder
