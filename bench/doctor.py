@@ -18,6 +18,7 @@ from json import dumps
 from pathlib import Path
 
 from bench.errors import UsageError
+from bench.images import default_cache
 from bench.inventory import find_root
 
 OLDEST_PYTHON = (3, 11)
@@ -56,9 +57,9 @@ def checks() -> list[Check]:
     root, complaint = _project()
     found = [check_python(), check_root(root, complaint), check_qemu(), check_firmware()]
     found += [check_tool(*tool) for tool in TOOLS]
+    found += [check_writable("cache folder", default_cache(), "built payloads are kept there")]
     if root:
-        found += [check_writable(root / "firmware-images" / "built", "the built images are kept there")]
-        found += [check_writable(root / "results", "captures and the store are kept there")]
+        found += [check_writable("results/", root / "results", "captures and the store are kept there")]
         found += [check_local(root / "results")]
     found += [check_socket_path(), check_overcommit()]
     return found
@@ -145,15 +146,15 @@ def check_tool(program: str, why: str, package: str, group: str) -> Check:
     )
 
 
-def check_writable(folder: Path, why: str) -> Check:
+def check_writable(name: str, folder: Path, why: str) -> Check:
     """`folder`, or the nearest folder above it that exists, can be written and has room."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(there).free
     writable = os.access(there, os.W_OK | os.X_OK)
     return Check(
-        f"{folder.parent.name}/{folder.name}",
+        name,
         writable and free >= FREE_BYTES,
-        f"{'writable' if writable else 'not writable'}, {free / 2**30:.1f} GiB free",
+        f"{folder}, {'writable' if writable else 'not writable'}, {free / 2**30:.1f} GiB free",
         why,
         f"give {there} to the user who runs bench, with at least {FREE_BYTES / 2**30:.0f} GiB free",
     )

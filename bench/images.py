@@ -64,14 +64,15 @@ def build_payload(root: Path, *, compiler: str = "gcc", cache: Path | None = Non
         raise UsageError(f"{base}: no payload sources here")
     digest = _hash_inputs(base, inputs, compiler)
     image_id = int(digest[:16], 16)
-    folder = (cache or _default_cache()) / digest
+    folder = (cache or default_cache()) / digest
     if not (folder / KERNEL_NAME).is_file():
         _build_into(base / PAYLOAD, folder, compiler, image_id)
     kernel = folder / KERNEL_NAME
     return PayloadImage(kernel=kernel, image_id=image_id, sha256=hashlib.sha256(kernel.read_bytes()).hexdigest())
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
+    """Where built payloads are kept: ``$XDG_CACHE_HOME/bench/payloads``, by default below ``~/.cache``."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "bench" / "payloads"
 

@@ -110,6 +110,8 @@ inside() {
     local new=$1 who=$2 hil=$3
     mount -t proc proc "$new/proc"
     mount -t tmpfs tmpfs "$new/dev/shm"
+    mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$new/dev/pts"
+    ln -sf pts/ptmx "$new/dev/ptmx"
     chroot "$new" useradd --create-home "$user"
     carry_over "$new"
     chroot "$new" chown -R "$user:" "/home/$user"
