@@ -76,7 +76,8 @@ def doctor(
     """Say what is missing, why it matters and how to get it."""
     from bench.doctor import run_doctor
 
-    return run_doctor(json=json, install=install, yes=yes, echo=say)
+    confirm = typer.confirm if sys.stdin.isatty() else None
+    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm)
 
 
 @inventory_app.command("list")
