@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from bench.errors import BenchError, UsageError
 from bench.images import PayloadImage
 from bench.lab.boot import Limits, Progress
 from bench.records import Verdict
-from bench.run import Order, RunResult
+from bench.run import Order, RunResult, judge_folders
 from bench.run import run as run_order
 
 
@@ -61,9 +63,13 @@ def carry_out(
 ) -> list[Outcome]:
     """Outcomes in the order of the tasks; fewer than tasks if it was interrupted, which is reported at once.
 
-    `progress` and `finished` are called from the threads that run the orders.
+    `progress` and `finished` are called from the threads that run the orders. Judging is done by other processes:
+    in this one it would keep the threads that read serial ports waiting, and so the machines.
     """
     cancel = threading.Event()
+    judges = ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_bench
+    )
 
     def one(task: Task) -> Outcome:
         try:
@@ -72,6 +78,7 @@ def carry_out(
                 payload=payload,
                 results=results,
                 limits=limits,
+                judged=lambda folders: judges.submit(judge_folders, folders).result(),
                 progress=lambda p: progress(task, p),
                 cancel=cancel,
             )
@@ -83,7 +90,7 @@ def carry_out(
 
     outcomes: list[Outcome] = []
     waiting = list(tasks)
-    with ThreadPoolExecutor(jobs) as pool:
+    with judges, ThreadPoolExecutor(jobs) as pool:
         futures: set[Future[Outcome]] = set()
         try:
             while waiting or futures:
@@ -97,3 +104,7 @@ def carry_out(
             outcomes += [future.result() for future in futures]
     place = {id(task): number for number, task in enumerate(tasks)}
     return sorted(outcomes, key=lambda o: place[id(o.task)])
+
+
+def _leave_interrupts_to_the_bench() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

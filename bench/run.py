@@ -91,10 +91,14 @@ def run(
     payload: PayloadImage,
     results: Path,
     limits: Limits,
+    judged: Callable[[Sequence[Path]], Judgement] | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> RunResult:
-    """Carry out one order. Raises LabError or UsageError only if nothing could be started at all."""
+    """Carry out one order. `judged` judges boot folders, here or in another process.
+
+    Raises LabError or UsageError only if nothing could be started at all.
+    """
     started, clock = datetime.now(UTC), time.monotonic()
     windows, names, skipped = offer(order)
     folder = _new_folder(results / "captures", started, order)
@@ -105,7 +109,7 @@ def run(
         here = folder / f"boot-{len(captured) + 1}"
         _boot(order, remaining, names, payload, here, limits, progress, cancel)
         captured.append(here)
-        judgement = judge([c for path in captured for c in read_captures(path)])
+        judgement = (judged or judge_folders)(captured)
         remaining = tuple(w for w in windows if w.number in judgement.pending)
         caught = order.bug and judgement.verdict is Verdict.FAIL
         if caught or (cancel is not None and cancel.is_set()):
@@ -123,6 +127,11 @@ def run(
         started=started,
         witnessed=witnessed,
     )
+
+
+def judge_folders(folders: Sequence[Path]) -> Judgement:
+    """Judge the boots of a run by their folders."""
+    return judge([capture for folder in folders for capture in read_captures(folder)])
 
 
 def offer(order: Order) -> tuple[tuple[ScriptWindow, ...], dict[int, str], dict[str, str]]:
