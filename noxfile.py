@@ -62,8 +62,8 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Unit tests: no QEMU, no root, no network."""
-    need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", *session.posargs)
+    need(session, "pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
+    python(session, "pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session

@@ -106,7 +106,7 @@ def test_a_fault_too_many_is_named() -> None:
 def test_one_damaged_byte_never_fails_anywhere() -> None:
     data = faithful(sweep(count=3), sweep(window=1, count=2))
     rng = random.Random(20121212)
-    for at in range(len(data)):
+    for at in rng.sample(range(len(data)), 250):
         damaged = bytearray(data)
         damaged[at] ^= 1 << rng.randrange(8)
         judgement = judge([named(bytes(damaged), 0, 1)])
