@@ -56,7 +56,7 @@ def test_an_entry_that_was_edited_and_its_crc_mended_is_found_at_that_event(path
     (capture,) = read_captures(path)
     rng = random.Random(path.stem)
     exits = [s for s in stretches(capture.data, nonce=capture.nonce) if s.line and s.line.kind == "x"]
-    for stretch in rng.sample(exits, 8):
+    for stretch in rng.sample(exits, 3):
         assert stretch.line and capture.nonce
         name = rng.choice([n for n in ("pgd", "p4d", "pud", "pmd") if stretch.line.number(n)])
         fields = stretch.line.fields | {name: stretch.line.number(name) ^ 1 << rng.randrange(12, 30)}
@@ -74,7 +74,7 @@ def test_an_entry_that_was_edited_and_its_crc_mended_is_found_at_that_event(path
 def test_a_damaged_byte_is_no_failure(path: Path) -> None:
     (capture,) = read_captures(path)
     rng = random.Random(path.stem)
-    for at in rng.sample(range(len(capture.data)), 12):
+    for at in rng.sample(range(len(capture.data)), 8):
         data = bytearray(capture.data)
         data[at] ^= 1 << rng.randrange(8)
         damaged = replace(capture, data=bytes(data))
