@@ -14,6 +14,7 @@ import typer
 from bench.cli_run import run
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
+from bench.records import Capture
 from bench.terminal import complain, say
 
 app = typer.Typer(
@@ -183,15 +184,35 @@ def parse(
     json: Json = False,
     damage: Annotated[bool, typer.Option("--damage", help="Only what is damaged, repeated or misplaced.")] = False,
 ) -> int:
-    """Show the trace records of a capture with their byte ranges."""
+    """Show trace records, and what a kernel itself said of early exceptions and microcode, with byte ranges.
+
+    A log without trace records, from whatever kernel and program, gives the kernel's own lines alone.
+    """
     from bench.parse.capture_file import read_captures
 
     for boot, record in enumerate(read_captures(capture), start=1):
-        for row in _parsed(boot, record.data, record.nonce):
-            if damage and row["mark"] in ("record", "foreign"):
-                continue
-            say(jsons.dumps(row) if json else _parsed_line(row))
+        for row, words in _parsed_rows(boot, record, only_damage=damage):
+            say(jsons.dumps(row) if json else words)
     return 0
+
+
+def _parsed_rows(boot: int, capture: Capture, *, only_damage: bool) -> Iterator[tuple[dict[str, Any], str]]:
+    """Rows and their words: trace rows in order, each of the kernel's own behind the stretch in which it begins."""
+    from bench.parse.kernel import as_json, in_words, read_kernel_log
+    from bench.parse.kernel_panic import EarlyException
+
+    said = read_kernel_log(capture.data)
+    if only_damage:
+        said = [each for each in said if isinstance(each, EarlyException) and (each.truncated or not each.intact)]
+    rows = list(_parsed(boot, capture.data, capture.nonce))
+    if only_damage:
+        rows = [row for row in rows if row["mark"] not in ("record", "foreign")]
+    elif not capture.machine and all(row["mark"] in ("foreign", "damaged") for row in rows):
+        rows = []
+    found = [(each.span[0], 1, as_json(each), f"{each.span[0]:8d}  kernel     {in_words(each)}") for each in said]
+    found += [(row["span"][0], 0, row, _parsed_line(row)) for row in rows]
+    for _, _, row, words in sorted(found, key=lambda each: each[:2]):
+        yield row, words
 
 
 def _parsed(boot: int, data: bytes, nonce: int | None) -> Iterator[dict[str, Any]]:

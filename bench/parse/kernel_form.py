@@ -1,0 +1,165 @@
+"""Statements with numbers in them, as printf forms: what of a line fits, how far, and which numbers are certain.
+
+A form is text with fields: ``CPU{cpu:d} sig={sig:x}, pf={pf:x}, revision={to:x}``. Kinds of fields, by the kernel's
+printf: `d` %d, `x` 0x%x (32 bits), `x8` 0x%08x, `hex` %lx (64 bits), `vec` %02x, `cs` %lx or the four digits of a
+symbolic address, `ip` an address, a symbol or both, `iso` %04x-%02x-%02x, `bcd` %08x,
+`v` a version, `w` any word, `rest` what follows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+
+SYMBOL = r"[A-Za-z_.$][\w.$]*(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?(?: \[\w+\])?"
+_HEX64 = r"(?:0|[1-9a-f][0-9a-f]{0,15})"
+_IP = rf"\[<[0-9a-f]*>\](?: {SYMBOL})?|[\w.$]+(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?(?: \[\w+\])?(?: \([^()]*\))?"
+
+# What stands in a field's place, right or wrong: never less than the whole word, so that a wrong digit spoils all.
+_WORD = {
+    "ip": rf"(?:{_IP})?\S*",
+    "cs": r"[^\s:]*",
+    "hex": r"\S*",
+    "vec": r"\S*",
+    "rest": r".*",
+}
+_ANY_WORD = r"[^\s,;()]*"
+# What the kernel can have printed there. %x never writes leading zeros, %08x and %02x always do.
+_RIGHT = {
+    "d": r"0|[1-9]\d{0,4}",
+    "x": r"0x(?:0|[1-9a-f][0-9a-f]{0,7})",
+    "x8": r"0x[0-9a-f]{8}",
+    "hex": _HEX64,
+    "vec": r"[0-9a-f]{2}|[1-9a-f][0-9a-f]{2,15}",
+    "cs": rf"{_HEX64}|00[0-9a-f][0-9a-f]",
+    "ip": rf"(?:0x)?{_HEX64}(?: \({SYMBOL}\))?|\[<[0-9a-f]{{16}}>\](?: {SYMBOL})?|{SYMBOL}(?: \([^()]*\))?",
+    "iso": r"\d{4}-\d\d-\d\d",
+    "bcd": r"\d{8}",
+    "v": r"\d+\.\d+[a-z]?\.?",
+    "w": r"\S+",
+    "rest": r".*",
+}
+# Values that cannot go on, wherever the line ends: all digits are there, or a digit more would be a leading zero's.
+_FINISHED = {
+    "x": r"0x0|0x[0-9a-f]{8}",
+    "x8": r"0x[0-9a-f]{8}",
+    "hex": r"0|[0-9a-f]{16}",
+    "ip": r"0|[0-9a-f]{16}",
+    "iso": r"\d{4}-\d\d-\d\d",
+    "bcd": r"\d{8}",
+    "rest": r".*",
+}
+_PARTS = re.compile(r"\{(\w*):(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A place for a value; one without a name is read and forgotten."""
+
+    name: str
+    kind: str
+
+
+Form = tuple[str | Field, ...]
+
+
+class State(Enum):
+    """How a line fits a form."""
+
+    WHOLE = "whole"
+    CUT = "cut"
+    """The line ends before the form does."""
+    BROKEN = "broken"
+    """Other text stands where the form's own text should."""
+
+
+@dataclass
+class Reading:
+    """What was read of a form. `values` has only those that are printed rightly and followed by what must follow."""
+
+    state: State
+    stop: int
+    """Character behind the last one that was read."""
+    values: dict[str, str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    """Fields whose place holds something that the kernel cannot have printed."""
+    open: str | None = None
+    """The field that ends where the line ends and may go on."""
+    literals: int = 0
+    """Pieces of the form's own text that were found whole."""
+    rest: str = ""
+    """What follows a whole statement on its line."""
+
+
+@cache
+def compile_form(form: str) -> Form:
+    """A form's text and fields in order."""
+    pieces = _PARTS.split(form)
+    parts: list[str | Field] = [pieces[0]]
+    for name, kind, text in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
+        parts += [Field(name, kind), text]
+    return tuple(part for part in parts if part)
+
+
+def read_form(parts: Form, text: str, at: int) -> Reading:
+    """Read `text` from `at` on as the form `parts`."""
+    reading = Reading(State.WHOLE, at)
+    end = len(text.rstrip())
+    for number, part in enumerate(parts):
+        if isinstance(part, str):
+            if not text.startswith(part, reading.stop):
+                return _stopped(reading, part, text[reading.stop : end])
+            reading.literals += 1
+            reading.stop += len(part)
+            continue
+        found = _word(part.kind).match(text, reading.stop)
+        stop = min(found.end(), end) if found else reading.stop
+        word = text[reading.stop : max(stop, reading.stop)].rstrip()
+        last = number == len(parts) - 1
+        if stop >= end and not (last and word):
+            reading.state = State.CUT
+        _take(reading, part, word, at_end=stop >= end)
+        reading.stop += len(word)
+        if reading.state is State.CUT:
+            return reading
+    reading.rest = text[reading.stop :].strip()
+    return reading
+
+
+def _stopped(reading: Reading, expected: str, rest: str) -> Reading:
+    reading.state = State.CUT if expected.startswith(rest) else State.BROKEN
+    return reading
+
+
+def _take(reading: Reading, part: Field, word: str, *, at_end: bool) -> None:
+    if not _right(part.kind, word):
+        if not at_end or reading.state is State.WHOLE:
+            reading.wrong.append(part.name)
+        return
+    if at_end and not is_finished(part.kind, word):
+        reading.open = part.name
+        if reading.state is State.CUT:
+            return
+    if part.name:
+        reading.values[part.name] = word
+
+
+@cache
+def _word(kind: str) -> re.Pattern[str]:
+    return re.compile(_WORD.get(kind, _ANY_WORD), re.ASCII)
+
+
+@cache
+def _pattern(table: str, kind: str) -> re.Pattern[str]:
+    return re.compile({"right": _RIGHT, "finished": _FINISHED}[table].get(kind, r"(?!)"), re.ASCII)
+
+
+def _right(kind: str, word: str) -> bool:
+    return _pattern("right", kind).fullmatch(word) is not None
+
+
+def is_finished(kind: str, word: str) -> bool:
+    """Whether a value cannot have had further digits."""
+    return _pattern("finished", kind).fullmatch(word) is not None
