@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli_images import app as images
 from bench.cli_run import run
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
@@ -26,10 +27,9 @@ app = typer.Typer(
     "Exit codes: 0 all agree, 1 a kernel differs, 2 wrong use, 3 the lab failed, 130 interrupted.",
 )
 inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the bench knows.")
-images_app = typer.Typer(no_args_is_help=True, help="What is booted on machines.")
 results_app = typer.Typer(no_args_is_help=True, help="What earlier runs found. Needs no lab.")
 app.add_typer(inventory_app, name="inventory")
-app.add_typer(images_app, name="images")
+app.add_typer(images, name="images")
 app.add_typer(results_app, name="results")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
@@ -114,21 +114,6 @@ def inventory_list(json: Json = False) -> int:
         kind = "virtual: not silicon" if m.virtual else "silicon"
         signature = f"0x{m.signature:08x}"
         say(form.format(m.name, m.model, signature, memory, m.maxphyaddr, yes[m.nx], yes[m.la57], kind))
-    return 0
-
-
-@images_app.command("build")
-def images_build(
-    compiler: Annotated[str, typer.Option(help="gcc or clang.")] = "gcc",
-    json: Json = False,
-) -> int:
-    """Build the payload, or find it in the cache."""
-    from bench.images import build_payload
-    from bench.inventory import find_root
-
-    image = build_payload(find_root(), compiler=compiler)
-    row = {"kernel": str(image.kernel), "image_id": f"{image.image_id:016x}", "sha256": image.sha256}
-    say(jsons.dumps(row) if json else "\n".join(f"{k:9} {v}" for k, v in row.items()))
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Images: what is put on a machine, built from the folder `firmware-images/` and named by its content.
+"""The payload: a bare-metal program, compiled here with no make in between.
 
-The bare-metal payload is compiled here, with no make in between. A build is found again by the hash of all that
-goes into it, in ``$XDG_CACHE_HOME/bench/payloads/<hash>/`` (``~/.cache`` if that is not set).
+A build is found again by the hash of all that goes into it, in ``$XDG_CACHE_HOME/bench/payloads/<hash>/``
+(``~/.cache`` if that is not set).
 """
 
 from __future__ import annotations
