@@ -52,6 +52,23 @@ class Access(IntEnum):
     MOVE = 3
 
 
+class Phase(IntEnum):
+    """Where a kernel stands in its window (field O of its records). The payload counts the steps of its script."""
+
+    COPY = 0
+    """From the reset on: boot_params and the command line are copied."""
+    EXERCISE = 1
+    """The exerciser touches what its script lists."""
+    UCODE = 2
+    """load_ucode_bsp()."""
+    SETUP = 3
+    """setup_arch() up to init_mem_mapping()."""
+    MAPPING = 4
+    """init_mem_mapping(): the final tables are made."""
+    FINAL = 5
+    """The final tables are in use, the early gate is still in place."""
+
+
 class Outcome(IntEnum):
     """How a window ended (field OUT of `end`). A triple fault leaves no `end`."""
 
@@ -98,7 +115,7 @@ _VECTOR = Field("V", "vector", "vector")
 _NEXT = Field("N", "next", "next_early_pgt, read from memory")
 _RESETS = Field("R", "resets", "early_pgt_resets, read from memory (0 where the variant has no such counter)")
 _FLAG = Field("J", "flag", "early_recursion_flag, read from memory")
-_STEP = Field("O", "step", "number of the step in its window, from 0")
+_STEP = Field("O", "step", "number of the step in its window, from 0; a kernel's are its phases, see Phase")
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -131,6 +148,8 @@ KINDS: dict[str, Kind] = {
                 Field("TOP", "phys_top", "physical address of early_top_pgt (early_level4_pgt)"),
                 Field("DYN", "phys_dynamic", "physical address of early_dynamic_pgts"),
                 Field("LK", "phys_kernel", "physical address of the table that early_top_pgt[511] points to"),
+                Field("LT", "phys_level3", "Linux: physical address of level3_kernel_pgt"),
+                Field("FX", "phys_fixmap", "Linux: physical address of the fixmap entry that early_ioremap_init writes"),
             ),
         ),
         Kind(
@@ -140,6 +159,9 @@ KINDS: dict[str, Kind] = {
                 Field("K", "nonce", "the run's nonce"),
                 Field("RD", "initrd", "physical address of the initrd"),
                 Field("RS", "initrd_bytes", "size of the initrd"),
+                Field("RM", "real_mode_data", "Linux: physical address of boot_params as the loader left it"),
+                Field("CP", "command_line_at", "Linux: physical address of the command line as the loader left it"),
+                Field("POOL", "pool", "Linux: tables that the handler may use from here on"),
                 Field("CL", "command_line", "kernel command line, its first 256 bytes", text=True),
             ),
         ),
@@ -154,6 +176,16 @@ KINDS: dict[str, Kind] = {
                 Field("L", "size", "bytes"),
                 Field("X", "fixup", "1 if the exception table has an entry for it"),
                 _IP,
+                Field("PO", "page_offset", "PAGE_OFFSET, when it has changed since the last record that gave it"),
+            ),
+        ),
+        Kind(
+            "phase",
+            "Linux: the window's next phase begins",
+            (
+                Field("O", "phase", "see Phase"),
+                Field("PO", "page_offset", "PAGE_OFFSET, when it has changed since the last record that gave it"),
+                Field("POOL", "pool", "tables that the handler may use, when it has changed"),
             ),
         ),
         Kind(
@@ -483,7 +515,7 @@ def c_header() -> str:
         ("COMMAND_LINE_SHOWN", f"{COMMAND_LINE_SHOWN_BYTES}"),
     ):
         out.append(f"#define BENCH_WIRE_{name} {value}")
-    for enum in (Access, Outcome, Feature):
+    for enum in (Access, Outcome, Feature, Phase):
         out.append(f"\n/* {(enum.__doc__ or '').strip().splitlines()[0]} */")
         out += [f"#define BENCH_{enum.__name__.upper()}_{member.name} {member.value}" for member in enum]
     out.append("\n/* Handler variants (VAR of begin). */")

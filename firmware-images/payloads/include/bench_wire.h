@@ -43,6 +43,14 @@
 #define BENCH_FEATURE_GBPAGES 2
 #define BENCH_FEATURE_HYPERVISOR 3
 
+/* Where a kernel stands in its window (field O of its records). The payload counts the steps of its script. */
+#define BENCH_PHASE_COPY 0
+#define BENCH_PHASE_EXERCISE 1
+#define BENCH_PHASE_UCODE 2
+#define BENCH_PHASE_SETUP 3
+#define BENCH_PHASE_MAPPING 4
+#define BENCH_PHASE_FINAL 5
+
 /* Handler variants (VAR of begin). */
 #define BENCH_VARIANT_SEED_2012 0
 #define BENCH_VARIANT_V3_9 1
@@ -77,27 +85,39 @@
 #define BENCH_BEGIN_PHYS_TOP "TOP" /* physical address of early_top_pgt (early_level4_pgt) */
 #define BENCH_BEGIN_PHYS_DYNAMIC "DYN" /* physical address of early_dynamic_pgts */
 #define BENCH_BEGIN_PHYS_KERNEL "LK" /* physical address of the table that early_top_pgt[511] points to */
+#define BENCH_BEGIN_PHYS_LEVEL3 "LT" /* Linux: physical address of level3_kernel_pgt */
+#define BENCH_BEGIN_PHYS_FIXMAP "FX" /* Linux: physical address of the fixmap entry that early_ioremap_init writes */
 
 /* boot: the boot data has been copied. */
 #define BENCH_BOOT "boot"
 #define BENCH_BOOT_NONCE "K" /* the run's nonce */
 #define BENCH_BOOT_INITRD "RD" /* physical address of the initrd */
 #define BENCH_BOOT_INITRD_BYTES "RS" /* size of the initrd */
+#define BENCH_BOOT_REAL_MODE_DATA "RM" /* Linux: physical address of boot_params as the loader left it */
+#define BENCH_BOOT_COMMAND_LINE_AT "CP" /* Linux: physical address of the command line as the loader left it */
+#define BENCH_BOOT_POOL "POOL" /* Linux: tables that the handler may use from here on */
 #define BENCH_BOOT_COMMAND_LINE "CL" /* kernel command line, its first 256 bytes */
 
 /* touch: an access is about to be made. */
 #define BENCH_TOUCH "touch"
-#define BENCH_TOUCH_STEP "O" /* number of the step in its window, from 0 */
+#define BENCH_TOUCH_STEP "O" /* number of the step in its window, from 0; a kernel's are its phases, see Phase */
 #define BENCH_TOUCH_ACCESS "Q" /* kind of access, see Access */
 #define BENCH_TOUCH_VA "A" /* linear address (the source of a move) */
 #define BENCH_TOUCH_VA_TO "B" /* linear address that a move writes to */
 #define BENCH_TOUCH_SIZE "L" /* bytes */
 #define BENCH_TOUCH_FIXUP "X" /* 1 if the exception table has an entry for it */
 #define BENCH_TOUCH_IP "I" /* instruction address minus 0xffffffff80000000, modulo 2^64 */
+#define BENCH_TOUCH_PAGE_OFFSET "PO" /* PAGE_OFFSET, when it has changed since the last record that gave it */
+
+/* phase: Linux: the window's next phase begins. */
+#define BENCH_PHASE "phase"
+#define BENCH_PHASE_PHASE "O" /* see Phase */
+#define BENCH_PHASE_PAGE_OFFSET "PO" /* PAGE_OFFSET, when it has changed since the last record that gave it */
+#define BENCH_PHASE_POOL "POOL" /* tables that the handler may use, when it has changed */
 
 /* final: the final tables are about to be loaded: the window's end. */
 #define BENCH_FINAL "final"
-#define BENCH_FINAL_STEP "O" /* number of the step in its window, from 0 */
+#define BENCH_FINAL_STEP "O" /* number of the step in its window, from 0; a kernel's are its phases, see Phase */
 #define BENCH_FINAL_PHYS_TOP "TOP" /* physical address of the final top table */
 #define BENCH_FINAL_SPAN "S" /* bytes of the direct map that it covers, from 0, in 2 MiB leaves */
 
@@ -130,7 +150,7 @@
 
 /* cap: one step has raised FAULT_CAP faults: a livelock, ended by the tracer. */
 #define BENCH_CAP "cap"
-#define BENCH_CAP_STEP "O" /* number of the step in its window, from 0 */
+#define BENCH_CAP_STEP "O" /* number of the step in its window, from 0; a kernel's are its phases, see Phase */
 #define BENCH_CAP_FAULTS "F" /* faults raised by this step */
 #define BENCH_CAP_NEXT "N" /* next_early_pgt, read from memory */
 #define BENCH_CAP_RESETS "R" /* early_pgt_resets, read from memory (0 where the variant has no such counter) */
@@ -140,7 +160,7 @@
 
 /* spin: the watchdog interrupted code that makes no progress: an endless loop, ended by the tracer. */
 #define BENCH_SPIN "spin"
-#define BENCH_SPIN_STEP "O" /* number of the step in its window, from 0 */
+#define BENCH_SPIN_STEP "O" /* number of the step in its window, from 0; a kernel's are its phases, see Phase */
 #define BENCH_SPIN_IP "I" /* instruction address minus 0xffffffff80000000, modulo 2^64 */
 #define BENCH_SPIN_NEXT "N" /* next_early_pgt, read from memory */
 #define BENCH_SPIN_RESETS "R" /* early_pgt_resets, read from memory (0 where the variant has no such counter) */
@@ -148,13 +168,13 @@
 
 /* digest: CRC-32 of the 512 top entries followed by the 64 x 512 entries of the pool, as they lie in memory. */
 #define BENCH_DIGEST "digest"
-#define BENCH_DIGEST_STEP "O" /* number of the step in its window, from 0 */
+#define BENCH_DIGEST_STEP "O" /* number of the step in its window, from 0; a kernel's are its phases, see Phase */
 #define BENCH_DIGEST_CRC "H" /* the CRC-32 */
 #define BENCH_DIGEST_NEXT "N" /* next_early_pgt, read from memory */
 
 /* dump: a run of entries of one table that are equal or rise by one step; empty runs are left out. */
 #define BENCH_DUMP "dump"
-#define BENCH_DUMP_STEP "O" /* number of the step in its window, from 0 */
+#define BENCH_DUMP_STEP "O" /* number of the step in its window, from 0; a kernel's are its phases, see Phase */
 #define BENCH_DUMP_TABLE "TB" /* 0 the top table, 1 + n table n of the pool */
 #define BENCH_DUMP_INDEX "IX" /* index of the first entry */
 #define BENCH_DUMP_COUNT "CNT" /* entries */
@@ -182,7 +202,7 @@
 
 /* refuse: the payload will not do this step or window. */
 #define BENCH_REFUSE "refuse"
-#define BENCH_REFUSE_STEP "O" /* number of the step in its window, from 0 */
+#define BENCH_REFUSE_STEP "O" /* number of the step in its window, from 0; a kernel's are its phases, see Phase */
 #define BENCH_REFUSE_ADDRESS "A" /* the address in question */
 #define BENCH_REFUSE_WHY "WHY" /* reason */
 
