@@ -71,7 +71,9 @@ void bench_done(void);
 
 void bench_walk(u64 va);
 void bench_digest(void);
+/* The script's steps; then those behind its `c`, with the final tables in use. */
 void bench_exercise(u64 initrd, u64 initrd_bytes);
+void bench_exercise_final(void);
 /* A name of the command line such as "bench.nonce="; what follows it, or NULL. */
 const char *bench_option(const char *name);
 void bench_facts(void);

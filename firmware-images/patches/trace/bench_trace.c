@@ -171,7 +171,10 @@ void __init bench_trace_final_tables(void)
 
 void __init bench_trace_final(void)
 {
+	if (!bench.open)
+		return;
 	bench_phase(BENCH_PHASE_FINAL);
+	bench_exercise_final();
 }
 
 void __init bench_trace_end(void)
