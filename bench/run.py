@@ -28,7 +28,7 @@ from bench.records import Finding, Machine, ScenarioResult, Verdict, worst
 from bench.scenarios import BootPlan, Scenario, Skip, expand
 from bench.script import ScriptWindow, render
 from bench.store import RunRecord
-from bench.witness import Testimony, cross_examine
+from bench.witness import Testimony, cross_examine, of_the_kernel
 
 # A machine that dies in one window after another is not booted for each of the rest.
 MAX_BOOTS = 4
@@ -221,6 +221,8 @@ def question_witness(captured: Sequence[Path]) -> tuple[int, Finding | None]:
         capture = read_captures(path)[0]
         windows = parse_trace(capture.data, nonce=capture.nonce).windows
         testimony = [Testimony(e.vector, e.error, e.cr2, e.ip) for e in read_exceptions(log.read_bytes())]
+        if any(window.stimulus.facts.is_linux for window in windows):
+            testimony = of_the_kernel(windows, testimony)
         agreement = cross_examine(windows, testimony)
         agreed += agreement.exceptions
         if agreement.finding:

@@ -46,8 +46,11 @@ def loads_microcode(facts: BootFacts, boot: BootData) -> bool:
 
 
 def microcode_scan(facts: BootFacts, boot: BootData, initrd_head: bytes, page_offset: int) -> Iterator[Touch]:
-    """load_ucode_bsp(): the initrd's cpio headers and names, and every byte of a file of updates."""
-    if not loads_microcode(facts, boot):
+    """load_ucode_bsp(): the initrd's cpio headers and names, and every byte of a file of updates.
+
+    Nothing if the initrd's head is not known: its faults can then only be replayed.
+    """
+    if not loads_microcode(facts, boot) or not initrd_head:
         return
     for offset, size in scan_accesses(initrd_head, boot.initrd_bytes, phys_initrd=boot.initrd):
         about = f"load_ucode_bsp(): {size} bytes of the initrd from {offset:#x}"

@@ -250,9 +250,11 @@ class _Window:
         outcome, retry, why = self._stub(fault)
         if outcome is None:
             self.exits += 1
+            # A kernel's trace is written inside the stub, the payload's when the stub has done all of its work.
+            flag = self.early_recursion_flag if self.stimulus.facts.is_linux else self.early_recursion_flag - 1
             self.early_recursion_flag -= 1
             if shown:
-                self._exit(touch, why)
+                self._exit(touch, why, flag)
             return retry
         if outcome is Outcome.PANIC:
             flag = self.early_recursion_flag
@@ -335,7 +337,7 @@ class _Window:
             )
         )
 
-    def _exit(self, touch: Touch, why: str) -> None:
+    def _exit(self, touch: Touch, why: str, flag: int) -> None:
         walk = self.processor.walk(self.processor.cr2)
         self.events.append(
             Event(
@@ -343,7 +345,7 @@ class _Window:
                 touch.step,
                 next=self.tables.next_early_pgt,
                 resets=self._resets(),
-                flag=self.early_recursion_flag,
+                flag=flag,
                 pgd=walk.pgd,
                 p4d=walk.p4d,
                 pud=walk.pud,
