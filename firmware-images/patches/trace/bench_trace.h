@@ -30,6 +30,12 @@ void bench_trace_final(void);
 /* The early #PF gate is gone. */
 void bench_trace_end(void);
 
+/* A processor is about to look for an update; in the file at data; has chosen one; is through with it. */
+void bench_trace_ucode_before(void);
+void bench_trace_ucode_file(const void *data, unsigned long bytes);
+void bench_trace_ucode_chosen(const void *update);
+void bench_trace_ucode_after(void);
+
 /* A page of the direct map, at va, is about to be cleared: it becomes one of the final tables. */
 void bench_trace_table_page(const void *va);
 
