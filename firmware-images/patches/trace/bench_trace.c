@@ -151,7 +151,7 @@ void __init bench_refuse(u64 address, const char *why)
 
 /* ---- Phases ---- */
 
-void __init bench_trace_begin(void)
+void __init bench_trace_begin(unsigned long real_mode_data)
 {
 	bench_uart_init();
 	bench.begun = 1;
@@ -160,6 +160,7 @@ void __init bench_trace_begin(void)
 	bench.pool_given = BENCH_POOL;
 	bench_open(BENCH_BEGIN);
 	bench_facts();
+	bench_number(BENCH_BEGIN_REAL_MODE_DATA, real_mode_data);
 	bench_close();
 }
 

@@ -16,8 +16,8 @@ struct pt_regs;
 /* Tables that the handler may use: all 64 unless the command line says fewer. */
 extern unsigned int bench_pool_limit;
 
-/* Before the handler's first reset. */
-void bench_trace_begin(void);
+/* Before the handler's first reset; real_mode_data is the physical address of boot_params as the loader left it. */
+void bench_trace_begin(unsigned long real_mode_data);
 /* The boot data has been copied; real_mode_data is the physical address that it was copied from. */
 void bench_trace_boot(unsigned long real_mode_data);
 /* One of BENCH_PHASE_UCODE ... BENCH_PHASE_FINAL begins. */
