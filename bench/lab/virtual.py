@@ -69,7 +69,7 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
             if load.offer is not None:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / INITRD).write_bytes(load.initrd)
-            yield VirtualRig(f"listen+unix://{quote(str(path))}", power)
+            yield VirtualRig(f"fifo://{quote(str(path))}", power)
         finally:
             power.off()
             (folder / INITRD).unlink(missing_ok=True)
@@ -99,7 +99,7 @@ def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bo
         # Not reserved: a page costs nothing until the guest touches it.
         *("-object", f"memory-backend-ram,id=memory,size={machine.memory_bytes},reserve=off"),
         *("-m", f"{machine.memory_bytes >> 20}M"),
-        *("-chardev", f"socket,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
+        *("-chardev", f"pipe,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
         *("-kernel", str(load.kernel.absolute()), "-append", load.command_line),
     ]
     if spec.firmware == "uefi":
