@@ -25,7 +25,7 @@ from bench.parse.kernel_panic import EarlyException
 NOT_OF_A_KERNEL = ("made-microcode-wrong-numbers",)
 FILES = sorted((Path(__file__).parent / "captures" / "kernel-logs").glob("*.log"))
 LOGS = tuple(path.read_bytes() for path in FILES if path.stem not in NOT_OF_A_KERNEL)
-COPIES, BATCHES = 10_000, 10
+COPIES, BATCHES = 10_000, 20
 SEED = secrets.randbits(32)
 
 Origin = tuple[int, int]

@@ -59,7 +59,7 @@ _BEFORE = re.compile(
       | (?:{_HOST}[ ]+(?:kern\.\w+[ ]+)?)? kernel(?:\[\d+\])?: (?=[ ])
       | kern[ ]*:[ ]*[a-z]+[ ]*:                                    # dmesg -x
       | <\d{{1,3}}>
-      | \[[ ]*\+?\d+\.\d{{1,9}}(?:[ ]+\d+\.\d{{1,9}})?\] | \[[ ]*[TC]\d+\] | \[[ ]*\d{{1,10}}\]   # printk: time, caller, process
+      | \[[ ]*\+?\d+\.\d{{1,9}}(?:[ ]+\d+\.\d{{1,9}})?\] | \[[ ]*[TC]\d+\] | \[[ ]*\d{{1,10}}\] # printk: time, caller, process
       | \[[^][\"'`]{{0,40}}\d\d:\d\d[^][\"'`]{{0,24}}\]
       | \d+,\d+,\d+,[^;\"'`]{{0,40}};                               # netconsole
       | \(d\d+(?:v\d+)?\)                                           # a guest's line on Xen's console
