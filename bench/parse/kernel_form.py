@@ -155,10 +155,10 @@ def read_form(parts: Form, text: str, at: int) -> Reading:
 
 def _stopped(reading: Reading, before: str | Field, expected: str, rest: str) -> Reading:
     reading.state = State.CUT if expected.startswith(rest) else State.BROKEN
-    if reading.state is State.BROKEN and isinstance(before, Field):
-        # Its last digits may be what stands there now.
-        if not is_finished(before.kind, reading.values.get(before.name, "")):
-            reading.values.pop(before.name, None)
+    # A number's last digits may be what stands there now.
+    unsure = isinstance(before, Field) and not is_finished(before.kind, reading.values.get(before.name, ""))
+    if reading.state is State.BROKEN and isinstance(before, Field) and unsure:
+        reading.values.pop(before.name, None)
     return reading
 
 

@@ -74,7 +74,7 @@ class EarlyException:
     truncated: bool
     """The line ends before the statement does, or may do so."""
     intact: bool
-    """Nothing that is printed contradicts anything else. A wrong digit leaves it so if nothing can be held against it."""
+    """Nothing that is printed contradicts anything else. Where nothing can, a wrong digit leaves it so."""
     printed_vector: int | None
     """The number in the vector's place."""
     why: tuple[str, ...] = ()
