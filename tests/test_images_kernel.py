@@ -111,7 +111,7 @@ def test_a_manifest_records_all_that_went_in_and_came_out(tmp_path: Path) -> Non
     assert manifest["source"]["identity"] == load_description(tmp_path, "tiny").source.identity
     assert manifest["source"]["departure"] == ""
     inputs = manifest["inputs"]
-    assert [p["file"] for p in inputs["patches"]] == ["0001-tables.patch"]
+    assert [p["file"] for p in inputs["patches"]] == ["0001-change.patch"]
     assert inputs["config"] == {"base": "tinyconfig", "options": {"64BIT": "y", "OTHER": "n"}}
     assert "gcc" in inputs["compiler"]["gcc"] and "ld" in inputs["compiler"]["ld"]
     assert inputs["make"]["KBUILD_BUILD_TIMESTAMP"] == "1970-01-01 00:00:00 UTC"
@@ -163,9 +163,9 @@ def test_a_changed_patch_gives_a_new_hash_and_compiles_what_it_touches_and_no_mo
 @pytest.mark.parametrize(
     ("patch", "said"),
     [
-        (PATCH.replace("64 +", "63 +"), r"one/0001-tables\.patch does not apply: tables\.c: Hunk #1 FAILED at 3"),
-        (PATCH.replace("tables.c", "gone.c"), r"one/0001-tables\.patch does not apply: .*gone\.c|can't find file"),
-        ("no diff\n", r"one/0001-tables\.patch: is not a unified diff"),
+        (PATCH.replace("64 +", "63 +"), r"one/0001-change\.patch does not apply: tables\.c: Hunk #1 FAILED at 3"),
+        (PATCH.replace("tables.c", "gone.c"), r"one/0001-change\.patch does not apply: .*gone\.c|can't find file"),
+        ("no diff\n", r"one/0001-change\.patch: is not a unified diff"),
         (PATCH.replace("b/tables.c", "b/../../x"), r"'\.\./\.\./x' leaves the kernel's tree"),
     ],
 )
@@ -189,9 +189,9 @@ def test_a_patch_that_does_not_apply_is_named_with_file_and_hunk(tmp_path: Path,
 def test_a_patch_is_for_a_range_of_releases(tmp_path: Path, row: str, applies: bool) -> None:
     patch_series(project(tmp_path), row=row)
     if applies:
-        assert [p.file for p in load_patches(tmp_path, ["one"], (6, 1, 9)).patches] == ["0001-tables.patch"]
+        assert [p.file for p in load_patches(tmp_path, ["one"], (6, 1, 9)).patches] == ["0001-change.patch"]
     else:
-        with pytest.raises(UsageError, match=r"patch series one has nothing for Linux 6\.1\.9: 0001-tables.patch from"):
+        with pytest.raises(UsageError, match=r"patch series one has nothing for Linux 6\.1\.9: 0001-change.patch from"):
             load_patches(tmp_path, ["one"], (6, 1, 9))
 
 

@@ -141,9 +141,9 @@ def patch_series(root: Path, name: str = "one", *, patch: str = PATCH, row: str 
     """A series of one patch, with the keys `row` in its table."""
     folder = root / "firmware-images" / "patches" / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "0001-tables.patch").write_text(patch)
+    (folder / "0001-change.patch").write_text(patch)
     (folder / "series.toml").write_text(
-        f'about = "changes a number"\n{more}\n[[patch]]\nfile = "0001-tables.patch"\n{row}\n'
+        f'about = "changes a number"\n{more}\n[[patch]]\nfile = "0001-change.patch"\n{row}\n'
     )
 
 
