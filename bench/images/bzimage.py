@@ -25,6 +25,7 @@ _SIZE_BYTES = 4
 _PROTOCOL_XLOADFLAGS = 0x20C
 _PROTOCOL_PAYLOAD = 0x208
 _XLF_KERNEL_64 = 1
+_XLF_CAN_BE_LOADED_ABOVE_4G = 2
 _WHY_NOT_32_BIT = (
     "a 32-bit (i386) kernel: it makes its early page tables in another way and has no early #PF handler that the "
     "reference could be held against; only x86-64 kernels are booted"
@@ -57,6 +58,12 @@ class BootHeader:
     payload_bytes: int
     pref_address: int
     init_size: int
+
+    @property
+    def initrd_limit(self) -> int:
+        """The highest address that an initrd may have below 4 GiB; a newer kernel than its header's field says."""
+        anywhere = self.xloadflags & _XLF_CAN_BE_LOADED_ABOVE_4G
+        return 0xFFFF_FFFF if anywhere else self.initrd_addr_max
 
 
 def read_boot_header(data: bytes, source: str) -> BootHeader:
