@@ -121,9 +121,8 @@ def _placed(boot: Unpatched, seen: EarlyWindow) -> _Place:
     text = seen.phys_top - (symbols["early_top_pgt"] - symbols["_text"])
     slide = seen.faults[0].idt - symbols["idt_table"] & MASK_64
     if text < 0 or text % PMD_SIZE or slide % PMD_SIZE or slide >= PUD_SIZE:
-        raise UsageError(
-            f"CR3 {seen.phys_top:#x} and IDT {seen.faults[0].idt:#x} put _text at physical {text:#x}, moved by {slide:#x}"
-        )
+        idt = seen.faults[0].idt
+        raise UsageError(f"CR3 {seen.phys_top:#x} and IDT {idt:#x} put _text at {text:#x}, moved by {slide:#x}")
     fixed = "nokaslr" in boot.offer.command_line.split()
     if fixed and slide:
         raise UsageError(f"with nokaslr, the image is moved by {slide:#x}")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import FormatError, UsageError
+from bench.images.kernel_description import WHY_NOT_32_BIT
 
 _SECTOR = 512
 _HEADER_BYTES = 0x268
@@ -26,10 +27,6 @@ _PROTOCOL_XLOADFLAGS = 0x20C
 _PROTOCOL_PAYLOAD = 0x208
 _XLF_KERNEL_64 = 1
 _XLF_CAN_BE_LOADED_ABOVE_4G = 2
-_WHY_NOT_32_BIT = (
-    "a 32-bit (i386) kernel: it makes its early page tables in another way and has no early #PF handler that the "
-    "reference could be held against; only x86-64 kernels are booted"
-)
 # copy_boot_params() in arch/x86/boot/main.c copies the header from its own offset in the segment (si) by rep movs;
 # the destination stands in one of the register loads beside it. In 16-bit code, 66 marks a 32-bit operand.
 _HDR = 0x1F1
@@ -91,7 +88,7 @@ def read_boot_header(data: bytes, source: str) -> BootHeader:
         init_size=struct.unpack_from("<I", data, 0x260)[0],
     )
     if protocol >= _PROTOCOL_XLOADFLAGS and not header.xloadflags & _XLF_KERNEL_64:
-        raise UsageError(f"{source}: {_WHY_NOT_32_BIT}")
+        raise UsageError(f"{source}: a 32-bit (i386) kernel: {WHY_NOT_32_BIT}")
     return header
 
 
@@ -116,7 +113,7 @@ def require_64_bit(elf: bytes, source: str) -> None:
     if elf[:4] != b"\x7fELF":
         raise FormatError("the kernel that is packed inside is no ELF file", source=source)
     if elf[4] == 1:
-        raise UsageError(f"{source}: {_WHY_NOT_32_BIT}")
+        raise UsageError(f"{source}: a 32-bit (i386) kernel: {WHY_NOT_32_BIT}")
     if struct.unpack_from("<H", elf, 18)[0] != 62:
         raise FormatError("the kernel that is packed inside is not for x86-64", source=source, offset=18)
 

@@ -5,11 +5,11 @@ scripts/kallsyms.c lays it out in one of two orders::
     up to 6.3    offsets  relative_base  num_syms  names  markers  [seqs_of_names]  token_table  token_index
     from 6.4 on  num_syms  names  markers  token_table  token_index  offsets  relative_base  seqs_of_names
 
-(``seqs_of_names``, three bytes a symbol, came with 6.2 and with stable releases of 6.1.) ``token_table`` is found by its
-contents, 256 strings in which each digit stands for itself, and proved by ``token_index``, which has the offset of each
-of them. ``markers`` has the offset of every 256th name, and ends where the next table begins; ``num_syms`` stands where
-walking that many names meets every marker and ends at ``markers``. So nothing is taken for a table that two others do
-not agree with. Kernels with absolute addresses (CONFIG_KALLSYMS_BASE_RELATIVE=n) are refused.
+(``seqs_of_names``, three bytes a symbol, came with 6.2 and with stable releases of 6.1.) ``token_table`` is found by
+its contents, 256 strings in which each digit stands for itself, and proved by ``token_index``, which has the offset of
+each of them. ``markers`` has the offset of every 256th name, and ends where the next table begins; ``num_syms`` stands
+where walking that many names meets every marker and ends at ``markers``. So nothing is taken for a table that two
+others do not agree with. Kernels with absolute addresses (CONFIG_KALLSYMS_BASE_RELATIVE=n) are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MOST_SYMBOLS = 2_000_000
 
 @dataclass(frozen=True)
 class Symbol:
-    """One symbol: its link-time address (or, of a per-cpu variable up to 6.14, its offset), ``nm``'s letter, its name."""
+    """One symbol: its link-time address (a per-cpu variable's offset, up to 6.14), ``nm``'s letter, and its name."""
 
     address: int
     letter: str
