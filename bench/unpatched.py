@@ -19,15 +19,18 @@ from bench.errors import UsageError
 from bench.linux import (
     QEMU_COMMAND_LINE,
     QEMU_REAL_MODE,
+    Offer,
     Unpatched,
     in_memory,
     qemu_initrd,
 )
+from bench.outcome import BootOutcome, OutcomeClass, classify
 from bench.parse.early_window import EarlyWindow, Entry, read_early_window
 from bench.reconcile import reconcile
 from bench.records import (
     BootData,
     BootFacts,
+    Capture,
     Comparison,
     Event,
     EventKind,
@@ -36,6 +39,7 @@ from bench.records import (
     Observation,
     PhaseStep,
     Prediction,
+    ScenarioResult,
     Step,
     Stimulus,
     Touch,
@@ -62,20 +66,54 @@ class UnpatchedVerdict:
     """What came of one boot of a kernel without a trace."""
 
     verdict: Verdict
-    """PASS, FAIL, MISS (the log ends too early) or ERROR (the log is of something else than was said)."""
+    """PASS, FAIL, MISS (the log or the boot ends too early), ERROR (the log is of something else than was said), or
+    DONE (no log)."""
     finding: Finding | None = None
     window: Window | None = None
     prediction: Prediction | None = None
     comparison: Comparison | None = None
     notes: tuple[str, ...] = ()
     """What was replayed, and why; exceptions that are not page faults."""
+    outcome: BootOutcome | None = None
+    """How the boot ended."""
 
 
-def judge_unpatched(boot: Unpatched, log: bytes, serial: bytes, *, initrd: bytes, variant: str) -> UnpatchedVerdict:
+def judge_unpatched(capture: Capture) -> UnpatchedVerdict:
+    """Judge one boot of a kernel without a trace (`capture.unpatched`).
+
+    With QEMU's log of exceptions its faults are held against the prediction: PASS or FAIL. From the serial line alone
+    a boot that did not die early is DONE, a measurement only.
+    """
+    outcome = classify(capture)
+    if capture.unpatched is None:
+        raise UsageError(f"{capture.source}: does not say what its kernel was offered")
+    if not capture.exceptions:
+        return _by_serial(outcome)
+    found = judge_log(capture.unpatched, capture.exceptions, capture.data, initrd=capture.script)
+    if found.verdict in (Verdict.PASS, Verdict.MISS) and outcome.early_death:
+        # All faults that the log has agree, and the kernel died all the same.
+        death = Finding("kernel", outcome.sentence, window=0, witness=outcome.witness)
+        return replace(found, verdict=Verdict.FAIL, finding=death, outcome=outcome)
+    return replace(found, outcome=outcome)
+
+
+def _by_serial(outcome: BootOutcome) -> UnpatchedVerdict:
+    if outcome.early_death:
+        death = Finding("kernel", outcome.sentence, window=0, witness=outcome.witness)
+        return UnpatchedVerdict(Verdict.FAIL, death, outcome=outcome)
+    if outcome.outcome in (OutcomeClass.LAB, OutcomeClass.UNTOLD):
+        component = "serial line" if outcome.outcome is OutcomeClass.UNTOLD else "machine"
+        lost = Finding(component, outcome.sentence, window=0, witness=outcome.witness)
+        return UnpatchedVerdict(Verdict.MISS, lost, outcome=outcome)
+    notes = ("no log of exceptions: what the early handler did is not known",)
+    return UnpatchedVerdict(Verdict.DONE, notes=notes, outcome=outcome)
+
+
+def judge_log(boot: Unpatched, log: bytes, serial: bytes, *, initrd: bytes) -> UnpatchedVerdict:
     """Hold the faults in `log` against the prediction for `boot`.
 
     `serial` is what the kernel printed, `initrd` what it was offered (up to the end of its uncompressed part is
-    enough), `variant` the handler's name in `wire.VARIANTS`.
+    enough).
     """
     seen = read_early_window(log)
     if seen is None:
@@ -83,18 +121,31 @@ def judge_unpatched(boot: Unpatched, log: bytes, serial: bytes, *, initrd: bytes
         return UnpatchedVerdict(Verdict.MISS, Finding(COMPONENT, what))
     try:
         place = _placed(boot, seen)
-        stimulus, notes = _stimulus(boot, seen, place, serial, initrd, variant)
+        stimulus, notes = _stimulus(boot, seen, place, serial, initrd)
         prediction = predict(stimulus, quirks=_TCG)
     except UsageError as error:
-        return UnpatchedVerdict(
-            Verdict.ERROR, Finding(COMPONENT, f"it does not fit the image that was booted: {error}")
-        )
+        unfit = Finding(COMPONENT, f"it does not fit the image that was booted: {error}")
+        return UnpatchedVerdict(Verdict.ERROR, unfit)
     faults = tuple(e for e in prediction.events if e.kind is EventKind.ENTER)
     prediction = replace(prediction, events=faults)
     window = Window(0, (seen.faults[0].span[0], seen.faults[-1].span[1]), stimulus, _observed(seen))
     comparison = reconcile({0: window}, {0: prediction})[0]
     verdict, finding = _verdict(seen, window, prediction, comparison)
     return UnpatchedVerdict(verdict, finding, window, prediction, comparison, notes)
+
+
+def scenario_result(name: str, verdict: UnpatchedVerdict) -> ScenarioResult:
+    """The row of `bench run` for it."""
+    comparison = verdict.comparison
+    return ScenarioResult(
+        scenario=name,
+        verdict=verdict.verdict,
+        windows=1,
+        predicted=comparison.faults_predicted if comparison else 0,
+        replayed=comparison.faults_replayed if comparison else 0,
+        findings=(verdict.finding,) if verdict.finding else (),
+        reason=verdict.finding.summary if verdict.finding else "",
+    )
 
 
 @dataclass(frozen=True)
@@ -123,23 +174,30 @@ def _placed(boot: Unpatched, seen: EarlyWindow) -> _Place:
     if text < 0 or text % PMD_SIZE or slide % PMD_SIZE or slide >= PUD_SIZE:
         idt = seen.faults[0].idt
         raise UsageError(f"CR3 {seen.phys_top:#x} and IDT {idt:#x} put _text at {text:#x}, moved by {slide:#x}")
-    fixed = "nokaslr" in boot.offer.command_line.split()
+    fixed = not _moves(boot.offer)
     if fixed and slide:
         raise UsageError(f"with nokaslr, the image is moved by {slide:#x}")
-    if fixed and boot.offer.firmware == "bios" and text != boot.kernel.pref_address:
+    if fixed and boot.offer.entry != "uefi" and text != boot.kernel.pref_address:
         raise UsageError(f"with nokaslr, _text is at physical {text:#x}, not at {boot.kernel.pref_address:#x}")
     return _Place(symbols, text, slide)
 
 
-def _facts(boot: Unpatched, seen: EarlyWindow, place: _Place, variant: str) -> BootFacts:
-    first, offer = seen.faults[0], boot.offer
+def _moves(offer: Offer) -> bool:
+    """Whether KASLR moves the image: the decompressor does that, and an ELF file that is entered as it is has none."""
+    return "nokaslr" not in offer.command_line.split() and offer.entry != "pvh"
+
+
+def _facts(boot: Unpatched, seen: EarlyWindow, place: _Place) -> BootFacts:
+    first, offer, variant = seen.faults[0], boot.offer, boot.variant
     levels = 5 if first.cr4 & _CR4_LA57 else 4
     lower = "level4_kernel_pgt" if levels == 5 else "level3_kernel_pgt"
     if lower not in place.symbols:
         raise UsageError(f"it has no {lower}, and CR4 is {first.cr4:#x}")
     real_mode = 0
-    if offer.firmware == "bios" and boot.kernel.boot_params_offset is not None:
+    if offer.entry == "bios" and boot.kernel.boot_params_offset is not None:
         real_mode = QEMU_REAL_MODE + boot.kernel.boot_params_offset
+    elif offer.entry == "pvh" and "pvh_bootparams" in place.symbols:
+        real_mode = place.phys("pvh_bootparams")
     return BootFacts(
         window=0,
         variant=variant,
@@ -181,18 +239,19 @@ class _Replays:
 
 
 def _stimulus(
-    boot: Unpatched, seen: EarlyWindow, place: _Place, serial: bytes, initrd: bytes, variant: str
+    boot: Unpatched, seen: EarlyWindow, place: _Place, serial: bytes, initrd: bytes
 ) -> tuple[Stimulus, tuple[str, ...]]:
-    facts = _facts(boot, seen, place, variant)
-    offer, uefi = boot.offer, boot.offer.firmware == "uefi"
+    facts = _facts(boot, seen, place)
+    offer, by_bios = boot.offer, boot.offer.entry == "bios"
     replays = _replays(boot, seen, place, facts)
     said = _RAMDISK.search(serial)
-    at = int(said[1], 16) if uefi and said else qemu_initrd(offer, boot.kernel.initrd_limit)
+    # Only where the BIOS's loader is QEMU's own is its place known before the kernel says it.
+    at = qemu_initrd(offer, boot.kernel.initrd_limit) if by_bios else int(said[1], 16) if said else 0
     data = BootData(
-        initrd=at if offer.initrd_bytes else 0,
-        initrd_bytes=offer.initrd_bytes,
+        initrd=at,
+        initrd_bytes=offer.initrd_bytes if at else 0,
         real_mode_data=facts.real_mode_data,
-        command_line_at=0 if uefi else QEMU_COMMAND_LINE,
+        command_line_at=QEMU_COMMAND_LINE if by_bios else 0,
         command_line=offer.command_line,
     )
     steps: list[Step] = [*replays.copy, data]
@@ -209,12 +268,14 @@ def _replays(boot: Unpatched, seen: EarlyWindow, place: _Place, facts: BootFacts
     """Which faults can only be replayed: as few as can be, each for a reason."""
     found = _Replays()
     copying = range(place.symbols["copy_bootdata"] + place.slide, place.symbols["copy_bootdata"] + place.slide + _PAGE)
-    moved = "nokaslr" not in boot.offer.command_line.split()
+    # kernel_randomize_memory() asks what the decompressor has decided.
+    moved = _moves(boot.offer)
+    boot_params = facts.page_offset + facts.real_mode_data
     for entry in seen.faults:
         if entry.vector != PAGE_FAULT:
             found.notes.append(f"vector {entry.vector:#x} at 0x{entry.ip:016x}, error {entry.error:#x}: no page fault")
-        elif not facts.real_mode_data and entry.ip in copying:
-            found.copy.append(_replayed(Phase.COPY, entry, "copy_bootdata(): what the EFI stub left"))
+        elif boot.offer.entry != "bios" and entry.ip in copying and entry.cr2 != boot_params:
+            found.copy.append(_replayed(Phase.COPY, entry, "copy_bootdata(): what the loader left"))
             found.notes.append(f"0x{entry.cr2:016x}: where the loader left its data is not known from outside")
         elif entry.error == PageFault.W and entry.cr2 % _PAGE == 0:
             _table_page(found, boot, place, facts, entry, moved)

@@ -122,3 +122,16 @@ def read_early_window(log: bytes) -> EarlyWindow | None:
 def has_triple_fault(log: bytes) -> bool:
     """Whether the processor shut down because it could not even deliver a double fault, at any time of the boot."""
     return bool(_TRIPLE_FAULT.search(log))
+
+
+def telling_part(log: bytes) -> bytes:
+    """As much of a log as tells of the window and of a triple fault: a capture is packed with no more than that."""
+    window = read_early_window(log)
+    if window is None or window.closed_by is None:
+        return log
+    rest = window.closed_by.span[1]
+    triple = _TRIPLE_FAULT.search(log, rest)
+    if triple is None:
+        return log[: rest + 1]
+    # From the begin of the record that it stands before.
+    return log[: rest + 1] + log[triple.start() :]
