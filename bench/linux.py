@@ -16,7 +16,7 @@ SYMBOLS = (
     "_text", "_end", "__brk_base", "early_top_pgt", "early_dynamic_pgts", "level3_kernel_pgt", "level2_fixmap_pgt",
     "idt_table", "copy_bootdata",
 )  # fmt: skip
-OPTIONAL_SYMBOLS = ("level4_kernel_pgt", "load_ucode_bsp", "pvh_bootparams")
+OPTIONAL_SYMBOLS = ("level4_kernel_pgt", "load_ucode_bsp", "pvh_bootparams", "do_early_exception")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Offer:
     """CPUID leaf 1 ECX bit 31."""
     entry: str
     """``bios``: QEMU's ``-kernel`` enters the kernel in real mode; ``uefi``: its EFI stub runs, and chooses places;
-    ``pvh``: the ELF file itself is entered by its PVH note, where it is linked, as a guest of a hypervisor is."""
+    ``pvh``: the ELF file itself is entered by its PVH note, where it is linked, as a guest of a hypervisor is;
+    ``pv``: Xen made its page tables and entered it in ring 3."""
     command_line: str
     initrd_bytes: int
 

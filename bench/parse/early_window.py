@@ -16,7 +16,7 @@ from bench.parse.exception_log import KERNEL_CS
 from bench.wire import START_KERNEL_MAP
 
 _HEADER = re.compile(
-    rb"^ *\d+: v=(?P<vector>[0-9a-f]{2}) e=(?P<error>[0-9a-f]+) i=(?P<software>[01]) cpl=0 "
+    rb"^ *\d+: v=(?P<vector>[0-9a-f]{2}) e=(?P<error>[0-9a-f]+) i=(?P<software>[01]) cpl=(?P<cpl>[03]) "
     rb"IP=(?P<cs>[0-9a-f]{4}):(?P<ip>[0-9a-f]{16}) .*\nRAX=",
     re.MULTILINE,
 )
@@ -46,6 +46,8 @@ class Entry:
     cr4: int
     efer: int
     idt: int
+    ring: int
+    """The privilege level that it was raised at: 0, or 3."""
     exception: bool
     """False for an interrupt and INT n."""
     span: tuple[int, int]
@@ -66,13 +68,14 @@ class EarlyWindow:
     """QEMU saw a triple fault before the window closed."""
 
 
-def read_entries(log: bytes) -> Iterator[Entry]:
-    """Exceptions and interrupts in 64-bit mode at CPL 0 with the kernel's code segment, in order.
+def read_entries(log: bytes, *, cs: int = KERNEL_CS) -> Iterator[Entry]:
+    """Exceptions and interrupts in 64-bit mode with the kernel's code segment, in order.
 
-    A record that is cut off or whose registers cannot be read is left out.
+    A kernel in a Xen PV domain has another one, in ring 3. A record that is cut off or whose registers cannot be read
+    is left out.
     """
     for header in _HEADER.finditer(log):
-        if int(header["cs"], 16) != KERNEL_CS:
+        if int(header["cs"], 16) != cs or int(header["cpl"]) != cs & 3:
             continue
         registers = _REGISTERS.search(log, header.end())
         after = _ANY_HEADER.search(log, header.end())
@@ -89,6 +92,7 @@ def read_entries(log: bytes) -> Iterator[Entry]:
             cr4=number["cr4"],
             efer=number["efer"],
             idt=number["idt"],
+            ring=int(header["cpl"]),
             exception=before.startswith(_RAISED),
             span=(header.start(), registers.end()),
         )
