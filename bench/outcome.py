@@ -30,6 +30,7 @@ from bench.parse.early_window import has_triple_fault, read_early_window
 from bench.parse.kernel import read_kernel_log
 from bench.parse.kernel_panic import EarlyException
 from bench.records import Capture, LabEvent, LabEventKind
+from bench.wire import FAULT_CAP
 
 
 class OutcomeClass(StrEnum):
@@ -95,16 +96,16 @@ _REBOOT = re.compile(rb"reboot: (?:Restarting system|machine restart)[^\r\n]*")
 _BANNER = b"Linux version "
 # A line as short as this comes again by itself.
 _TELLING_BYTES = 16
-# So often no instruction faults that ever goes through.
-_LIVELOCK_FAULTS = 64
 _LOG_LIMIT = "exceptions.log"
 
 
 def classify(capture: Capture, *, log: bytes = b"", where: Callable[[int], str | None] = lambda _: None) -> BootOutcome:
     """The class of a boot, from its bytes and the lab's events.
 
-    `log` is QEMU's log of exceptions, if there is one; `where` names the function that an address lies in.
+    `log` is QEMU's log of exceptions, if there is one beside the capture's; `where` names the function that an address
+    lies in.
     """
+    log = log or capture.exceptions
     end = next((e for e in reversed(capture.events) if e.kind in _ENDS), None)
     exceptions = [t for t in read_kernel_log(capture.data) if isinstance(t, EarlyException)]
     panic = exceptions[-1] if exceptions else None
@@ -231,8 +232,8 @@ def _spin(
 ) -> str:
     if seen := read_early_window(log):
         (cr2, error, ip), count = Counter((f.cr2, f.error, f.ip) for f in seen.faults).most_common(1)[0]
-        if count >= _LIVELOCK_FAULTS:
-            witness["exception log"] = f"{count} faults at CR2 0x{cr2:016x}, error {error:#x}"
+        if count >= FAULT_CAP:
+            witness["exception log"] = f"at least {count} faults at CR2 0x{cr2:016x}, error {error:#x}"
             place = _place(f"{ip:#x}", where)
             again = f"{place} faults on 0x{cr2:016x} (error {error:#x}) again and again"
             return f"livelock, {stage}: {again}, and the early handler calls it handled each time"

@@ -30,6 +30,8 @@ def judge_unpatched(capture: Capture) -> UnpatchedVerdict:
         # All faults that the log has agree, and the kernel died all the same.
         death = Finding("kernel", outcome.sentence, window=0, witness=outcome.witness)
         return replace(found, verdict=Verdict.FAIL, finding=death, outcome=outcome)
+    if found.finding and outcome.early_death:
+        found = replace(found, finding=replace(found.finding, why=outcome.sentence))
     return replace(found, outcome=outcome)
 
 
