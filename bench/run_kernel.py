@@ -21,6 +21,8 @@ from bench.records import Machine, worst
 from bench.run import KernelOrder, RunResult, in_order, judge_folders, new_folder, question_witness
 from bench.scenarios import KernelBoot, Skip, expand_boots
 from bench.script import render
+from bench.sim.variants import EARLY_DYNAMIC_PAGE_TABLES
+from bench.unpatched import CONSOLE, describe_boot
 
 # The handler by the kernel's release, the first row that is not above it; names of `wire.VARIANTS`.
 HANDLERS: tuple[tuple[tuple[int, int], str], ...] = (((7, 0), "v7.3"), ((5, 10), "v6.1"), ((4, 14), "v4.x"))
@@ -47,7 +49,8 @@ def run_kernel(
         if cancel is not None and cancel.is_set():
             break
     judgement = judged(captured)
-    witnessed, objection = question_witness(captured) if order.witness else (0, None)
+    # Without a trace the log is no second witness: it is what the boots are judged by.
+    witnessed, objection = question_witness(captured) if order.witness and order.kernel.traced else (0, None)
     scenarios = in_order(order.names, judgement, skipped, objection)
     return RunResult(
         order=order,
@@ -77,6 +80,10 @@ def offer(order: KernelOrder) -> tuple[tuple[KernelBoot, ...], dict[str, str]]:
         expanded = expand_boots(plan, order.machine, variant)
         if isinstance(expanded, Skip):
             skipped[plan.name] = expanded.reason
+        elif not order.kernel.traced and any(
+            each.script or each.pool != EARLY_DYNAMIC_PAGE_TABLES for each in expanded
+        ):
+            skipped[plan.name] = f"{order.kernel.name} has no trace: nothing can be touched, and no pool limited, in it"
         else:
             boots += expanded
     return tuple(boots), skipped
@@ -114,6 +121,10 @@ def _boot(
     script = render((each.script,), nonce=nonce) if each.script else b""
     initrd = early_cpio(script, filler_bytes=each.filler_bytes) if each.with_initrd else b""
     command_line = f"{each.command_line}{' bench.script' if script else ''} bench.nonce={nonce:x}".strip()
+    if not order.kernel.traced:
+        command_line = f"{CONSOLE} {command_line}"
+        unpatched = describe_boot(order.kernel, machine, command_line, initrd, handler_of(order.kernel.release))
+        meta["unpatched"] = unpatched.as_json()
     load = Load(order.kernel.kernel, initrd, command_line)
     limits = patience(machine, limits)
     boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)

@@ -11,7 +11,17 @@ the handler made of a fault: entries and counters are not compared.
 from __future__ import annotations
 
 from bench.unpatched.judge import judge_log, judge_unpatched
+from bench.unpatched.offer import CONSOLE, describe_boot
 from bench.unpatched.pv_domain import judge_pv_domain
 from bench.unpatched.verdict import UnpatchedVerdict, fault_rows, scenario_result
 
-__all__ = ["UnpatchedVerdict", "fault_rows", "judge_log", "judge_pv_domain", "judge_unpatched", "scenario_result"]
+__all__ = [
+    "CONSOLE",
+    "UnpatchedVerdict",
+    "describe_boot",
+    "fault_rows",
+    "judge_log",
+    "judge_pv_domain",
+    "judge_unpatched",
+    "scenario_result",
+]

@@ -10,17 +10,18 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.images.kernel import KernelImage, build_kernel
-from bench.images.linux_facts import read_linux_facts
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, boot
-from bench.linux import Offer, Unpatched
+from bench.linux import Unpatched
 from bench.parse.capture_file import read_captures
 from bench.records import Capture, Machine
 from bench.run_kernel import handler_of
+from bench.unpatched import CONSOLE, describe_boot
+
+__all__ = ["CONSOLE", "addresses", "boot_kernel", "image", "machine", "patched", "unpatched", "where"]
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
-CONSOLE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1"
 # A kernel without a root file system panics and, by panic=-1, resets the machine: that ends the boot.
 LIMITS = Limits(first_byte_s=60, silence_s=20, total_s=90)
 
@@ -44,20 +45,9 @@ def machine(name: str = "skylake-server", *, memory_bytes: int = 512 * MIB, hype
     return replace(found, memory_bytes=memory_bytes, virtual=replace(found.virtual, properties=properties))
 
 
-def unpatched(kernel: KernelImage, on: Machine, command_line: str, initrd: bytes, *, entry: str = "bios") -> Unpatched:
+def unpatched(kernel: KernelImage, on: Machine, command_line: str, initrd: bytes, *, entry: str = "") -> Unpatched:
     """What a boot of `kernel` on `on` is judged by."""
-    assert on.virtual is not None
-    offer = Offer(
-        memory_bytes=on.memory_bytes,
-        signature=on.signature,
-        maxphyaddr=on.maxphyaddr,
-        nx=on.nx,
-        hypervisor_bit="hypervisor=off" not in on.virtual.properties,
-        entry=entry,
-        command_line=command_line,
-        initrd_bytes=len(initrd),
-    )
-    return Unpatched(read_linux_facts(kernel.folder, kernel.release), offer, handler_of(kernel.release))
+    return describe_boot(kernel, on, command_line, initrd, handler_of(kernel.release), entry=entry)
 
 
 def boot_kernel(

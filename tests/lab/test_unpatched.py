@@ -23,7 +23,7 @@ NOKASLR = f"{stock_kernel.CONSOLE} nokaslr"
 
 def booted(
     tmp_path: Path, image: str, *, on: str = "skylake-server", memory_bytes: int = 512 * MIB, hypervisor: bool = False,
-    command_line: str = NOKASLR, initrd: bytes = INITRD, entry: str = "bios",
+    command_line: str = NOKASLR, initrd: bytes = INITRD, entry: str = "",
 ) -> Capture:  # fmt: skip
     kernel = stock_kernel.image(image)
     machine = stock_kernel.machine(on, memory_bytes=memory_bytes, hypervisor=hypervisor)
