@@ -17,6 +17,8 @@ from bench.x86.paging import MASK_64, PMD_SIZE, PUD_SIZE
 
 _CR4_LA57 = 1 << 12
 _PAGE = 0x1000
+# More than copy_bootdata() has: 85 in Debian's 6.1.
+_COPY_BOOTDATA_BYTES = 0x100
 # early_ioremap_init() writes the PMD entry for the boot-time mappings at 0xffffffffff200000.
 _FIXMAP_ENTRY = 505 * 8
 _RAMDISK = re.compile(rb"RAMDISK: \[mem 0x([0-9a-f]+)-0x[0-9a-f]+\]")
@@ -141,14 +143,17 @@ def stimulus_of(
 def _replays(boot: Unpatched, seen: EarlyWindow, place: Place, facts: BootFacts) -> _Replays:
     """Which faults can only be replayed: as few as can be, each for a reason."""
     found = _Replays()
-    copying = range(place.symbols["copy_bootdata"] + place.slide, place.symbols["copy_bootdata"] + place.slide + _PAGE)
+    copy_bootdata = place.symbols["copy_bootdata"] + place.slide
+    # Nothing else is touched before it has returned.
+    still_copying = True
     # kernel_randomize_memory() asks what the decompressor has decided.
     moved = _moves(boot.offer)
     boot_params = facts.page_offset + facts.real_mode_data
     for entry in seen.faults:
+        still_copying = still_copying and copy_bootdata <= entry.ip < copy_bootdata + _COPY_BOOTDATA_BYTES
         if entry.vector != PAGE_FAULT:
             found.notes.append(f"vector {entry.vector:#x} at 0x{entry.ip:016x}, error {entry.error:#x}: no page fault")
-        elif boot.offer.entry != "bios" and entry.ip in copying and entry.cr2 != boot_params:
+        elif still_copying and boot.offer.entry != "bios" and entry.cr2 != boot_params:
             found.copy.append(_replayed(Phase.COPY, entry, "copy_bootdata(): what the loader left"))
             found.notes.append(f"0x{entry.cr2:016x}: where the loader left its data is not known from outside")
         elif entry.error == PageFault.W and entry.cr2 % _PAGE == 0:
