@@ -5,7 +5,7 @@ Nothing but the captures goes in, so that the same captures give the same verdic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench import script as scripts
@@ -91,13 +91,12 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     verdicts: dict[int, WindowVerdict] = {}
     pending: set[int] = set()
     notes: list[str] = []
-    for boot, capture in enumerate(captures, start=1):
+    for boot, capture, log in _parts(captures):
         if capture.unpatched is not None:
             found = judge_unpatched(capture)
             verdicts |= _without_trace(boot, capture, found)
             notes += [f"boot {boot}: {note}" for note in found.notes]
             continue
-        log = parse_trace(capture.data, nonce=capture.nonce)
         judged, unreached = _judge_boot(boot, capture, log)
         verdicts |= judged
         pending = (pending | unreached) - judged.keys()
@@ -133,6 +132,23 @@ def _without_trace(boot: int, capture: Capture, found: UnpatchedVerdict) -> dict
     return {
         number: WindowVerdict(number, name, found.verdict, boot, finding, window, found.prediction, found.comparison)
     }
+
+
+def _parts(captures: Sequence[Capture]) -> Iterator[tuple[int, Capture, TraceLog]]:
+    """Boots by number, capture and trace; one in which a kernel started another in its place (kexec) comes as two."""
+    for boot, capture in enumerate(captures, start=1):
+        log = parse_trace(capture.data, nonce=capture.nonce)
+        at = log.restarted_at
+        first, *others = sorted(capture.scenarios) or [0]
+        last = log.windows[-1] if log.windows else None
+        if at is None or not others or not (last and last.stimulus.facts.is_linux and last.observation.complete):
+            yield boot, capture, log
+            continue
+        names = capture.scenarios
+        before = replace(capture, data=capture.data[:at], events=(), scenarios={first: names[first]})
+        after = replace(capture, data=capture.data[at:], scenarios={number: names[number] for number in others})
+        yield boot, before, replace(log, restarted_at=None, done=True, stretches=log.stretches[:-1])
+        yield boot, after, parse_trace(after.data, nonce=capture.nonce)
 
 
 def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:

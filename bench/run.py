@@ -70,6 +70,8 @@ class KernelOrder:
     machine: Machine
     kernel: KernelImage
     plans: tuple[BootPlan, ...]
+    init: Path
+    """The program that is started as init where a plan asks for one."""
     witness: bool = False
 
     @property

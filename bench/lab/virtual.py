@@ -24,6 +24,8 @@ from bench.records import Machine
 
 PROGRAM = "qemu-system-x86_64"
 EXCEPTIONS = "exceptions.log"
+# The initrd of a boot whose capture keeps only a part of it; removed at power-off.
+INITRD = "initrd.img"
 # The firmware's code and the template of its variables, by distribution.
 UEFI_FILES = (
     (
@@ -64,9 +66,13 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
         command = qemu_command(machine, load, serial_path=path, witness=witness)
         power = QemuPower(command, folder)
         try:
-            yield VirtualRig(f"listen+unix://{quote(str(path))}", power)
+            if load.offer is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / INITRD).write_bytes(load.initrd)
+            yield VirtualRig(f"fifo://{quote(str(path))}", power)
         finally:
             power.off()
+            (folder / INITRD).unlink(missing_ok=True)
 
 
 def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bool) -> list[str]:
@@ -93,13 +99,13 @@ def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bo
         # Not reserved: a page costs nothing until the guest touches it.
         *("-object", f"memory-backend-ram,id=memory,size={machine.memory_bytes},reserve=off"),
         *("-m", f"{machine.memory_bytes >> 20}M"),
-        *("-chardev", f"socket,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
+        *("-chardev", f"pipe,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
         *("-kernel", str(load.kernel.absolute()), "-append", load.command_line),
     ]
     if spec.firmware == "uefi":
         command += _uefi_options()
     if load.initrd:
-        command += ["-initrd", "script.txt"]
+        command += ["-initrd", "script.txt" if load.offer is None else INITRD]
     if witness:
         command += ["-d", "int", "-D", EXCEPTIONS]
     return command
