@@ -37,8 +37,10 @@ LAYERS = (
     layer("run"),
     layer("report"),
     layer("judge", "doctor"),
+    layer("unpatched"),
+    layer("outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
-    layer("describe", "initrd", "records", "script", "wire", peers=True),
+    layer("describe", "initrd", "linux", "records", "script", "wire", peers=True),
     layer("x86"),
     layer("errors"),
 )
