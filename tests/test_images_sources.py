@@ -152,7 +152,7 @@ def test_a_mirror_that_dropped_the_pinned_version_is_told_and_a_newer_one_is_tak
     assert mirror.read_text().splitlines()[-1] == "linux-source-6.1=6.1.10-1"
     assert image.release == "6.1.10"
     assert image.manifest["source"]["departure"] == (
-        "linux-source-6.1 6.1.10-1, since the mirror no longer has 6.1.9-1"
+        "linux-source-6.1 6.1.10-1, since the mirror no longer has linux-source-6.1 6.1.9-1"
     )
 
 

@@ -124,6 +124,15 @@ def test_the_command_prints_one_object_a_line_and_needs_no_lab(tmp_path: Path) -
     assert done.stderr == ""
 
 
+def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    shown = re.findall(r"^\$ \S*bench parse (\S+)\n([^$`]+)", (root / "README.md").read_text(), re.MULTILINE)
+    assert shown
+    for log, output in shown:
+        command = [sys.executable, "-m", "bench", "parse", str(root / log)]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == output
+
+
 def test_words_for_people() -> None:
     said = f"{PANIC}\nmicrocode: updated early: 0xf0 -> 0xf4, date = 2023-02-22\n".encode()
     assert [in_words(thing) for thing in read_kernel_log(said)] == [
