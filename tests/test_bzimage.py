@@ -106,5 +106,5 @@ def test_what_is_damaged_is_named_with_its_offset(damage: Callable[[bytes], byte
 def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     data = toy_kernel.bzimage(KERNEL, pack=lambda kernel: b"\x02\x21\x4c\x18" + kernel)
-    with pytest.raises(UsageError, match="lz4 is not installed here, .*: install lz4"):
+    with pytest.raises(UsageError, match=r"lz4 is not installed here, .*: install lz4"):
         unpack_kernel(data, read_boot_header(data, "k"), "k")
