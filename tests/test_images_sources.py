@@ -9,7 +9,7 @@ import pytest
 from bench.errors import FormatError, LabError, UsageError
 from bench.images.kernel import KernelImage, build_kernel
 from bench.images.kernel_apt import Origin, PackageGone, debian_origins, open_apt, with_suites
-from bench.images.kernel_source import Wishes, makefile_release, release_of
+from bench.images.kernel_source import Wishes, makefile_release, release_of_source
 from bench.images.kernel_tools import TOOLS
 from tests.test_doctor import program
 from tests.tiny_source import archive, package, project, repository
@@ -91,14 +91,14 @@ def test_a_source_that_changed_on_disk_is_removed_and_fetched_anew(tmp_path: Pat
 def test_releases_are_read_from_packages_and_archives(tmp_path: Path) -> None:
     archive(tmp_path / "a.tar.xz")
     package(tmp_path / "a.deb", sublevel=12)
-    assert (release_of(tmp_path / "a.tar.xz"), release_of(tmp_path / "a.deb")) == ("6.1.9", "6.1.12")
+    assert (release_of_source(tmp_path / "a.tar.xz"), release_of_source(tmp_path / "a.deb")) == ("6.1.9", "6.1.12")
     (tmp_path / "bad").write_bytes(b"neither")
     with pytest.raises(FormatError, match="neither a Debian package nor a tar archive"):
-        release_of(tmp_path / "bad")
+        release_of_source(tmp_path / "bad")
     cut = (tmp_path / "a.deb").read_bytes()[:100]
     (tmp_path / "cut.deb").write_bytes(cut)
     with pytest.raises(FormatError):
-        release_of(tmp_path / "cut.deb")
+        release_of_source(tmp_path / "cut.deb")
     with pytest.raises(UsageError, match="is this a kernel"):
         makefile_release("all:\n")
 
@@ -152,7 +152,7 @@ def test_a_mirror_that_dropped_the_pinned_version_is_told_and_a_newer_one_is_tak
     assert mirror.read_text().splitlines()[-1] == "linux-source-6.1=6.1.10-1"
     assert image.release == "6.1.10"
     assert image.manifest["source"]["departure"] == (
-        "linux-source-6.1 6.1.10-1, since the mirror no longer has 6.1.9-1"
+        "linux-source-6.1 6.1.10-1, since the mirror no longer has linux-source-6.1 6.1.9-1"
     )
 
 
