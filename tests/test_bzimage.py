@@ -71,7 +71,7 @@ def test_where_the_real_mode_code_keeps_boot_params_is_read_out_of_its_code() ->
 def test_a_32_bit_kernel_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "vmlinuz-686"
     file.write_bytes(toy_kernel.bzimage(toy_kernel.elf(bits=32, machine=3), xloadflags=0))
-    with pytest.raises(UsageError, match=r"vmlinuz-686: a 32-bit \(i386\) kernel, which .* no early #PF handler"):
+    with pytest.raises(UsageError, match=r"vmlinuz-686: a 32-bit \(i386\) kernel: .* no early #PF handler"):
         require_bootable(file)
 
 

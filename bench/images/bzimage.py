@@ -88,7 +88,7 @@ def read_boot_header(data: bytes, source: str) -> BootHeader:
         init_size=struct.unpack_from("<I", data, 0x260)[0],
     )
     if protocol >= _PROTOCOL_XLOADFLAGS and not header.xloadflags & _XLF_KERNEL_64:
-        raise UsageError(f"{source}: a 32-bit (i386) kernel, which are not booted: {WHY_NOT_32_BIT}")
+        raise UsageError(f"{source}: a 32-bit (i386) kernel: {WHY_NOT_32_BIT}")
     return header
 
 
@@ -113,7 +113,7 @@ def require_64_bit(elf: bytes, source: str) -> None:
     if elf[:4] != b"\x7fELF":
         raise FormatError("the kernel that is packed inside is no ELF file", source=source)
     if elf[4] == 1:
-        raise UsageError(f"{source}: a 32-bit (i386) kernel, which are not booted: {WHY_NOT_32_BIT}")
+        raise UsageError(f"{source}: a 32-bit (i386) kernel: {WHY_NOT_32_BIT}")
     if struct.unpack_from("<H", elf, 18)[0] != 62:
         raise FormatError("the kernel that is packed inside is not for x86-64", source=source, offset=18)
 

@@ -18,8 +18,8 @@ Release = tuple[int, ...]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 WHY_NOT_32_BIT = (
-    "they make their early page tables in another way and have no early #PF handler that the reference could be held "
-    "against; only x86_64 is booted"
+    "32-bit kernels make their early page tables in another way and have no early #PF handler that the reference could "
+    "be held against; only x86_64 is booted"
 )
 _32_BIT = ("i386", "i486", "i586", "i686", "x86", "x86_32")
 
@@ -47,13 +47,13 @@ def _release(text: str) -> str:
 
 def _arch(text: object) -> object:
     if text in _32_BIT:
-        raise ValueError(f"32-bit kernels are not built: {WHY_NOT_32_BIT}")
+        raise ValueError(f"not built: {WHY_NOT_32_BIT}")
     return text
 
 
 def _package(text: object) -> object:
     if isinstance(text, str) and text.rpartition("-")[2] in (*_32_BIT, "pae", "686"):
-        raise ValueError(f"32-bit kernels are not booted: {WHY_NOT_32_BIT}")
+        raise ValueError(f"a package of a 32-bit kernel: {WHY_NOT_32_BIT}")
     return text
 
 

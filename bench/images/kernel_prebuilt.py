@@ -78,7 +78,7 @@ def keep_prebuilt(
         raise UsageError(f"{cache}: {free / 10**9:.2f} GB are free, {_NEEDS_BYTES / 10**9:.2f} GB are needed")
     store = SourceStore(cache / "sources")
     say("fetch", pinned(description).name)
-    source = store.obtain(description, base, wishes, read_release=release_of_package)
+    source = store.obtain(description, base, wishes, release_of=release_of_package)
     if source.departure:
         say("fetch", source.departure)
     inputs = _inputs(source)
@@ -123,8 +123,7 @@ def _inputs(source: Source) -> dict[str, Any]:
 def _unpack(deb: Path, source: Source, folder: Path, say: Say) -> dict[str, Any]:
     """Write the four files of a kernel into `folder`; what the kernel's header says."""
     if (given := architecture(deb)) != "amd64":
-        why = f"32-bit kernels are not booted: {WHY_NOT_32_BIT}" if given == "i386" else "only amd64 is booted"
-        raise UsageError(f"{source.name} is for {given}: {why}")
+        raise UsageError(f"{source.name} is for {given}: {WHY_NOT_32_BIT if given == 'i386' else 'not for x86-64'}")
     say("unpack", source.name)
     files = boot_files(deb)
     header = read_boot_header(files["vmlinuz"], source.name)

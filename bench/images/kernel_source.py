@@ -84,16 +84,16 @@ class SourceStore:
         return self.folder / (f"{source.identity}.git" if source.kind == "git" else source.identity)
 
     def obtain(
-        self, description: Description, base: Path, wishes: Wishes, *, read_release: Callable[[Path], str] | None = None
+        self, description: Description, base: Path, wishes: Wishes, *, release_of: Callable[[Path], str] | None = None
     ) -> Source:
-        """Fetch the source, or find it. Relative paths start from `base`; `read_release` tells a file's release.
+        """Fetch the source, or find it. `base` is what relative paths start from; `release_of` reads a file's release.
 
         Raises UsageError for a file that is not the pinned one and PackageGone, unless `wishes` allow a newer one;
         LabError if the network fails.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted, table = pinned(description), description.source
-        source = self._obtain(wanted, table, base, wishes, read_release or release_of)
+        source = self._obtain(wanted, table, base, wishes, release_of or release_of_source)
         if source != wanted:
             write_whole(self._consent(wanted), json.dumps(asdict(source)).encode())
         return source
@@ -117,21 +117,21 @@ class SourceStore:
         table: SourceTable | DebianBinarySource,
         base: Path,
         wishes: Wishes,
-        read_release: Callable[[Path], str],
+        release_of: Callable[[Path], str],
     ) -> Source:
         if wishes.file is not None:
-            return self._take_file(wanted, wishes.file, wishes, read_release)
+            return self._take_file(wanted, wishes.file, wishes, release_of)
         if self.path(wanted).exists():
             return wanted
         if before := self.consented(wanted):
             return before
         if isinstance(table, TarballSource):
-            return self._take_file(wanted, base / table.file, wishes, read_release)
+            return self._take_file(wanted, base / table.file, wishes, release_of)
         if isinstance(table, GitSource):
             return self._clone(wanted, table, base)
         return self._download(wanted, table, wishes)
 
-    def _take_file(self, wanted: Source, file: Path, wishes: Wishes, read_release: Callable[[Path], str]) -> Source:
+    def _take_file(self, wanted: Source, file: Path, wishes: Wishes, release_of: Callable[[Path], str]) -> Source:
         if not file.is_file():
             raise UsageError(f"{file}: there is no such file")
         found = sha256_of(file)
@@ -142,7 +142,7 @@ class SourceStore:
                     f"{file}: is not the pinned source {wanted.name}: its SHA-256 is {found}, not {wanted.identity}. "
                     "Another release of the same series is taken with --accept-newer"
                 )
-            source = Source("file", file.name, read_release(file), found, f"{file.name} in place of {wanted.name}")
+            source = Source("file", file.name, release_of(file), found, f"{file.name} in place of {wanted.name}")
             _same_series(wanted, source.release, file.name)
         if not self.path(source).exists():
             with self._scratch() as scratch:
@@ -163,8 +163,7 @@ class SourceStore:
                 package, version = newer[0]
                 file = apt.download(package, version, scratch)
                 name = f"{package} {version}"
-                lost = table.version if package == table.package else f"{table.package} {table.version}"
-                departure = f"{name}, since the mirror no longer has {lost}"
+                departure = f"{name}, since the mirror no longer has {table.package} {table.version}"
                 release = release_text(parse_release(version))
                 source = Source(table.kind, name, release, sha256_of(file), departure)
             found = sha256_of(file)
@@ -288,7 +287,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def release_of(archive: Path) -> str:
+def release_of_source(archive: Path) -> str:
     """The release of the kernel in a package or archive, by its top Makefile."""
     with archive.open("rb") as file:
         is_deb = file.read(len(AR_MAGIC)) == AR_MAGIC
