@@ -149,7 +149,9 @@ KINDS: dict[str, Kind] = {
                 Field("DYN", "phys_dynamic", "physical address of early_dynamic_pgts"),
                 Field("LK", "phys_kernel", "physical address of the table that early_top_pgt[511] points to"),
                 Field("LT", "phys_level3", "Linux: physical address of level3_kernel_pgt"),
-                Field("FX", "phys_fixmap", "Linux: physical address of the fixmap entry that early_ioremap_init writes"),
+                Field(
+                    "FX", "phys_fixmap", "Linux: physical address of the fixmap entry that early_ioremap_init writes"
+                ),
             ),
         ),
         Kind(
