@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_images import app as images
+from bench.cli_microcode import app as microcode
 from bench.cli_run import run
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
@@ -30,6 +31,7 @@ inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the be
 results_app = typer.Typer(no_args_is_help=True, help="What earlier runs found. Needs no lab.")
 app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
+app.add_typer(microcode, name="microcode")
 app.add_typer(results_app, name="results")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]

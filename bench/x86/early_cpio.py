@@ -37,6 +37,11 @@ class Member:
     end: int
     """Where the next header begins."""
 
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regular file."""
+        return self.mode & TYPE_MASK == REGULAR
+
 
 def looks_like_cpio(data: bytes | memoryview) -> bool:
     """Whether the first header, behind zeros, has a cpio magic."""
