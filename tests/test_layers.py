@@ -37,9 +37,9 @@ LAYERS = (
     layer("batch"),
     layer("run"),
     layer("report"),
-    layer("judge", "doctor"),
+    layer("judge", "doctor", "outcome", "unpatched"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
-    layer("describe", "records", "script", "wire", peers=True),
+    layer("describe", "linux", "records", "script", "wire", peers=True),
     layer("x86"),
     layer("errors"),
 )

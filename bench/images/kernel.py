@@ -25,9 +25,16 @@ from bench.images.kernel_cache import (
     write_manifest,
 )
 from bench.images.kernel_config import Option, check_config, parse_config, read_fragments, render_config
-from bench.images.kernel_description import KERNELS, KernelDescription, load_description, parse_release
+from bench.images.kernel_description import (
+    KERNELS,
+    KernelDescription,
+    PrebuiltDescription,
+    load_description,
+    parse_release,
+)
 from bench.images.kernel_make import VARIABLES, Counter, make
 from bench.images.kernel_patches import PatchSet, changed_files, load_patches
+from bench.images.kernel_prebuilt import find_prebuilt, keep_prebuilt
 from bench.images.kernel_source import Source, SourceStore, Wishes, pinned, sha256_of
 from bench.images.kernel_tools import COMPILER, TOOLS, Tool, first_line, require_tools
 from bench.images.kernel_tree import BuildTree, write_whole
@@ -153,7 +160,10 @@ def build_kernel(
     UsageError for a wrong description, a missing tool, a patch that does not apply and code that does not compile;
     LabError if mirror, disk or memory failed.
     """
-    build, wishes = prepare(root, name, extra_series, cache, jobs, tell, tools), wishes or Wishes()
+    description, wishes = load_description(root, name), wishes or Wishes()
+    if isinstance(description, PrebuiltDescription):
+        return _prebuilt(root, description, extra_series, wishes, cache or default_cache(), tell)
+    build = prepare(root, name, extra_series, cache, jobs, tell, tools)
     if wishes.file is None and (image := _find(build)):
         return image
     require_tools(tools)
@@ -168,6 +178,21 @@ def build_kernel(
         return _find(build) or _build_in(build, tree, lock, store)
 
 
+def _prebuilt(
+    root: Path, description: PrebuiltDescription, extra_series: Sequence[str], wishes: Wishes, cache: Path, tell: Tell
+) -> KernelImage:
+    if extra_series:
+        raise UsageError(f"{description.name} is built by its distribution: no series ({extra_series[0]}) can be added")
+    name, started_s = description.name, time.monotonic()
+    if wishes.file is None and (kept := find_prebuilt(description, cache)):
+        return _image(name, *kept, found=True)
+
+    def say(stage: str, text: str) -> None:
+        tell(BuildProgress(name, stage, text, time.monotonic() - started_s))
+
+    return _image(name, *keep_prebuilt(description, root / KERNELS, cache, wishes, say), found=False)
+
+
 def prepare(
     root: Path, name: str, extra_series: Sequence[str], cache: Path | None, jobs: int | None, tell: Tell,
     tools: tuple[Tool, ...] = TOOLS,
@@ -175,6 +200,8 @@ def prepare(
     """Read all that is asked for; nothing is fetched or built."""
     require_tools(COMPILER)
     description = load_description(root, name)
+    if not isinstance(description, KernelDescription):
+        raise UsageError(f"{name} is built by its distribution, not here")
     source, series = pinned(description), (*description.series, *extra_series)
     return _Build(
         root, cache or default_cache(), description, series,
@@ -202,6 +229,10 @@ def _find(build: _Build) -> KernelImage | None:
 
 def find_kernel(root: Path, name: str, *, cache: Path | None = None) -> KernelImage | None:
     """The kernel `name` if it is built; None if it is not."""
+    description = load_description(root, name)
+    if isinstance(description, PrebuiltDescription):
+        kept = find_prebuilt(description, cache or default_cache())
+        return _image(name, *kept, found=True) if kept else None
     return _find(prepare(root, name, (), cache, None, lambda _: None))
 
 

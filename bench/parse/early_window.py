@@ -1,0 +1,111 @@
+"""The window of the early #PF handler in QEMU's log of exceptions (``-d int``), without a word from the kernel.
+
+QEMU writes the registers of each exception and interrupt (see `exception_log`). The window opens with the first
+exception that a 64-bit kernel takes at its high addresses; CR3 then is early_top_pgt, and it closes where CR3 is
+another one. IDT is the virtual address of idt_table, so the log gives both the physical and the virtual place of the
+image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.parse.exception_log import KERNEL_CS
+from bench.wire import START_KERNEL_MAP
+
+_HEADER = re.compile(
+    rb"^ *\d+: v=(?P<vector>[0-9a-f]{2}) e=(?P<error>[0-9a-f]+) i=(?P<software>[01]) cpl=0 "
+    rb"IP=(?P<cs>[0-9a-f]{4}):(?P<ip>[0-9a-f]{16}) .*\nRAX=",
+    re.MULTILINE,
+)
+_ANY_HEADER = re.compile(rb"^ *\d+: v=[0-9a-f]{2} e=", re.MULTILINE)
+_REGISTERS = re.compile(
+    rb"^IDT= +(?P<idt>[0-9a-f]{16}) [0-9a-f]{8}\nCR0=[0-9a-f]+ CR2=(?P<cr2>[0-9a-f]{16}) CR3=(?P<cr3>[0-9a-f]{16}) "
+    rb"CR4=(?P<cr4>[0-9a-f]{8,16})\n(?:.*\n){0,4}?EFER=(?P<efer>[0-9a-f]{16})$",
+    re.MULTILINE,
+)
+_RAISED = b"check_exception"
+TRIPLE_FAULT = b"Triple fault"
+_FLAGS_OF_CR3 = 0xFFF
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One exception or interrupt, with the registers as it was delivered."""
+
+    vector: int
+    error: int
+    ip: int
+    cr2: int
+    cr3: int
+    cr4: int
+    efer: int
+    idt: int
+    exception: bool
+    """False for an interrupt and INT n."""
+    span: tuple[int, int]
+    """Bytes of the log."""
+
+
+@dataclass(frozen=True)
+class EarlyWindow:
+    """What happened while CR3 was early_top_pgt."""
+
+    faults: tuple[Entry, ...]
+    """Its exceptions, in order."""
+    phys_top: int
+    """Physical address of early_top_pgt."""
+    closed_by: Entry | None
+    """The first entry with another CR3; None if the log ends before there is one."""
+    triple_fault: bool
+    """QEMU saw a triple fault before the window closed."""
+
+
+def read_entries(log: bytes) -> Iterator[Entry]:
+    """Exceptions and interrupts in 64-bit mode at CPL 0 with the kernel's code segment, in order.
+
+    A record that is cut off or whose registers cannot be read is left out.
+    """
+    for header in _HEADER.finditer(log):
+        if int(header["cs"], 16) != KERNEL_CS:
+            continue
+        registers = _REGISTERS.search(log, header.end())
+        after = _ANY_HEADER.search(log, header.end())
+        if registers is None or (after and after.start() < registers.start()):
+            continue
+        number = {name: int(value, 16) for name, value in registers.groupdict().items()}
+        before = log[log.rfind(b"\n", 0, max(0, header.start() - 1)) + 1 : header.start()]
+        yield Entry(
+            vector=int(header["vector"], 16),
+            error=int(header["error"], 16),
+            ip=int(header["ip"], 16),
+            cr2=number["cr2"],
+            cr3=number["cr3"] & ~_FLAGS_OF_CR3,
+            cr4=number["cr4"],
+            efer=number["efer"],
+            idt=number["idt"],
+            exception=before.startswith(_RAISED),
+            span=(header.start(), registers.end()),
+        )
+
+
+def read_early_window(log: bytes) -> EarlyWindow | None:
+    """The window in a log; None if the kernel took no exception while its early tables were in use."""
+    faults: list[Entry] = []
+    closed_by = None
+    for entry in read_entries(log):
+        if entry.ip < START_KERNEL_MAP:
+            # The decompressor has #PF handlers of its own; it runs where it was loaded.
+            continue
+        if faults and entry.cr3 != faults[0].cr3:
+            closed_by = entry
+            break
+        if entry.exception:
+            faults.append(entry)
+    if not faults:
+        return None
+    end = closed_by.span[0] if closed_by else len(log)
+    triple = log.find(TRIPLE_FAULT, faults[0].span[0], end) >= 0
+    return EarlyWindow(tuple(faults), faults[0].cr3, closed_by, triple)
