@@ -78,7 +78,14 @@ def payloads(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", "-m", "lab and not payloads", *session.posargs)
+    python(session, "pytest", "-m", "lab and not payloads and not microcode", *session.posargs)
+
+
+@nox.session
+def microcode(session: nox.Session) -> None:
+    """Tests with Intel's files and iucode_tool, some of which boot virtual processors (./setup --with-microcode)."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", "-m", "microcode", *session.posargs)
 
 
 @nox.session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,19 @@ Paths = Annotated[
     list[Path], typer.Argument(help="Files of updates, folders of them, early cpio images.", metavar="PATH...")
 ]
 Processor = Annotated[str, typer.Option(help="CPUID leaf 1 EAX (0x000906ea), or 06-9e-0a.")]
+
+
+@app.command("fetch")
+def fetch(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the licence is accepted.")] = False,
+    package: Annotated[Path | None, typer.Option(help="Debian's package as a file, in place of the mirror's.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Address of a mirror of Debian, if this is not one.")] = None,
+) -> int:
+    """Fetch Intel's files from Debian's non-free-firmware into a cache folder, after showing their licence."""
+    from bench.doctor import fetch_microcode
+
+    confirm = typer.confirm if sys.stdin.isatty() else None
+    return fetch_microcode(yes=yes, echo=say, confirm=confirm, file=package, mirror=mirror)
 
 
 def _hex(value: int) -> str:

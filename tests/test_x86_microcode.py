@@ -102,7 +102,7 @@ RULES = [
     ("date of zero", set_word(PLAIN, "date", 0), "date 0x00000000 is not", 8),
     ("date not in BCD", set_word(PLAIN, "date", 0x0A062023), "date 0x0a062023 is not", 8),
     ("no such day", set_word(PLAIN, "date", 0x02302024), "date 0x02302024 is not", 8),
-    ("no such year", set_word(PLAIN, "date", 0x01011992), "date 0x01011992 is not", 8),
+    ("no such year", set_word(PLAIN, "date", 0x01011994), "date 0x01011994 is not", 8),
     ("revision 0", update(revision=0), "revision is 0", 4),
     ("no signature", update(signature=0), "signature is none", 12),
     ("impossible row", update(extended=((0x80000000, 1),), total_size=3072), "extended signature 0 is none", 3060),

@@ -33,8 +33,8 @@ TABLE_HEAD = struct.Struct("<5I")
 TABLE_ROW = struct.Struct("<3I")
 SIZE_STEP = 1024
 """Total sizes are multiples of it (SDM, table "Microcode Update Field Definitions"); Linux does not check that."""
-YEARS = range(1993, 2100)
-"""Years that an update can be of: its makers began with the Pentium Pro, and years are four BCD digits."""
+YEARS = range(1995, 2100)
+"""Years that an update can be of: updates began with the Pentium Pro."""
 _HEADER_FIELDS = (
     "header_version", "revision", "date", "signature", "checksum", "loader_revision", "platform_flags", "data_size",
     "total_size", "metadata_size", "minimum_revision", "reserved",
