@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.records import DigestPoint, Divergence, DumpPoint, Event, EventKind, Finding, LoadFinal, Step, Touch, Window
-from bench.wire import START_KERNEL_MAP, Access, Outcome
+from bench.records import (
+    BootData,
+    DigestPoint,
+    Divergence,
+    DumpPoint,
+    Event,
+    EventKind,
+    Finding,
+    LoadFinal,
+    PhaseStep,
+    Step,
+    Touch,
+    Window,
+)
+from bench.wire import START_KERNEL_MAP, Access, Outcome, Phase
 
 FIELD_WORDS: dict[str, str] = {
     "kind": "what happened",
@@ -31,6 +44,14 @@ FIELD_WORDS: dict[str, str] = {
     "count": "number of entries",
     "entry": "first entry",
     "stride": "stride",
+}
+PHASE_WORDS: dict[int, str] = {
+    Phase.COPY: "copy_bootdata()",
+    Phase.EXERCISE: "the exerciser",
+    Phase.UCODE: "load_ucode_bsp()",
+    Phase.SETUP: "setup_arch()",
+    Phase.MAPPING: "init_mem_mapping()",
+    Phase.FINAL: "the end of init_mem_mapping()",
 }
 _ENTRY_FIELDS = ("pgd", "p4d", "pud", "pmd", "entry")
 _WIDE = (*_ENTRY_FIELDS, "cr2", "stride")
@@ -92,6 +113,8 @@ def step_words(step: Step | None) -> str:
             return f"step {step.step} (digest)"
         case DumpPoint():
             return f"step {step.step} (dump)"
+        case BootData() | PhaseStep():
+            return PHASE_WORDS.get(step.step, f"phase {step.step}")
 
 
 def event_words(event: Event | None) -> str:

@@ -32,14 +32,17 @@ def layer(*units: str, peers: bool = False) -> Layer:
 # From the top down. A module in none of them is a violation: give it a place.
 LAYERS = (
     layer(
-        "__main__", "cli", "cli_images", "cli_microcode", "cli_run", "cli_summary", "progress", "terminal", peers=True
+        *("__main__", "cli", "cli_images", "cli_kernels", "cli_microcode", "cli_run", "cli_summary"),
+        *("progress", "terminal"),
+        peers=True,
     ),
     layer("batch"),
+    layer("run_kernel"),
     layer("run"),
     layer("report"),
     layer("judge", "doctor", "outcome", "unpatched"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
-    layer("describe", "linux", "records", "script", "wire", peers=True),
+    layer("describe", "initrd", "linux", "records", "script", "wire", peers=True),
     layer("x86"),
     layer("errors"),
 )

@@ -32,6 +32,7 @@ from bench.images.kernel_description import (
     load_description,
     parse_release,
 )
+from bench.images.kernel_image import KernelImage
 from bench.images.kernel_make import VARIABLES, Counter, make
 from bench.images.kernel_patches import PatchSet, changed_files, load_patches
 from bench.images.kernel_prebuilt import find_prebuilt, keep_prebuilt
@@ -49,34 +50,6 @@ _OBJECT_JOB_S = 0.75
 _UNPACK_S = 45
 _SOURCE_BYTES = 140 * 10**6
 _TREE_BYTES = 1_800 * 10**6
-
-
-@dataclass(frozen=True)
-class KernelImage:
-    """A built kernel. `kernel` is the bzImage, `sha256` of it; `image_id` is what its trace says, if it has one."""
-
-    name: str
-    folder: Path
-    release: str
-    image_id: int
-    sha256: str
-    found: bool
-    """It was there already."""
-
-    @property
-    def kernel(self) -> Path:
-        """The bzImage."""
-        return self.folder / "bzImage"
-
-    @property
-    def vmlinux(self) -> Path:
-        """The linked kernel with its symbols."""
-        return self.folder / "vmlinux"
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """All that went into it and came out."""
-        return read_manifest(self.folder)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,11 @@ _REGISTERS = re.compile(
     re.MULTILINE,
 )
 _RAISED = b"check_exception"
-TRIPLE_FAULT = b"Triple fault"
+# An exception while a double fault (8) is being delivered: the processor shuts down.
+_TRIPLE_FAULT = re.compile(rb"^check_exception old: 0x8 new 0x[0-9a-f]+$", re.MULTILINE)
 _FLAGS_OF_CR3 = 0xFFF
+# No kernel takes nearly as many in its window; a livelock logs as many a millisecond.
+MOST_FAULTS = 2000
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,10 @@ def read_entries(log: bytes) -> Iterator[Entry]:
 
 
 def read_early_window(log: bytes) -> EarlyWindow | None:
-    """The window in a log; None if the kernel took no exception while its early tables were in use."""
+    """The window in a log; None if the kernel took no exception while its early tables were in use.
+
+    Reading stops at MOST_FAULTS; the window then seems open.
+    """
     faults: list[Entry] = []
     closed_by = None
     for entry in read_entries(log):
@@ -104,8 +110,15 @@ def read_early_window(log: bytes) -> EarlyWindow | None:
             break
         if entry.exception:
             faults.append(entry)
+        if len(faults) == MOST_FAULTS:
+            break
     if not faults:
         return None
-    end = closed_by.span[0] if closed_by else len(log)
-    triple = log.find(TRIPLE_FAULT, faults[0].span[0], end) >= 0
+    end = closed_by.span[0] if closed_by else len(log) if len(faults) < MOST_FAULTS else faults[-1].span[1]
+    triple = bool(_TRIPLE_FAULT.search(log, faults[0].span[0], end))
     return EarlyWindow(tuple(faults), faults[0].cr3, closed_by, triple)
+
+
+def has_triple_fault(log: bytes) -> bool:
+    """Whether the processor shut down because it could not even deliver a double fault, at any time of the boot."""
+    return bool(_TRIPLE_FAULT.search(log))

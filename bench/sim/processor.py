@@ -202,6 +202,10 @@ class Processor:
         self._final, self._phys_final = final, phys_top
         self.cr3 = phys_top
 
+    def leave_early_tables(self, phys_top: int) -> None:
+        """CR3 <- tables of which the model knows nothing but where they are."""
+        self.cr3 = phys_top
+
     def _read(self, phys: int) -> int:
         """The 8 bytes of memory at `phys`: of the early or final tables; else zeros.
 

@@ -63,6 +63,8 @@ class InitrdReads:
         while at > offset:
             border = ((self.phys + at - 1) & ~(REGION_BYTES - 1)) - self.phys
             begin = max(border, offset)
+            # The word that is read first, and so the one that faults.
+            self.ranges.append((at - 4, 4))
             self.ranges.append((begin, at - begin))
             at = begin
         return dword_sum(self.head, offset, size)
