@@ -297,6 +297,11 @@ def is_date(bcd: int) -> bool:
     return 1 <= day <= (31, 28 + leap, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)[month - 1]
 
 
+def read_update_loosely(data: Bytes, offset: int = 0) -> Update | None:
+    """The update at `offset`, held against no rule but that it has a header and a place to end."""
+    return None if size_error(data, offset) else _unchecked(data, offset)
+
+
 def _header(data: Bytes, offset: int) -> Update:
     fields = dict(zip(_HEADER_FIELDS, HEADER.unpack_from(data, offset), strict=True))
     if not fields["data_size"]:
