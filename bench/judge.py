@@ -380,15 +380,16 @@ def _obedience(asked: Sequence[scripts.Step], window: Window) -> str:
 
 def _exercised(asked: Sequence[scripts.Step], window: Window) -> str:
     """Whether a kernel's exerciser announced just the accesses of its script; the complaint, or nothing."""
-    phase = int(Phase.EXERCISE)
+    phases = (Phase.EXERCISE, Phase.FINAL)
     steps = window.stimulus.steps
     # The first one is the reading of the script itself.
-    made = [_got(step)[1:] for step in steps if isinstance(step, Touch) and step.step == phase][1:]
+    made = [_got(step)[1:] for step in steps if isinstance(step, Touch) and step.step in phases][1:]
     wanted = [_wanted(0, step)[1:] for step in asked if step.op == "access"]
     for number, (want, got) in enumerate(zip(wanted, made, strict=False)):
         if want != got:
             return f"access {number} of the exerciser: the script asks for {want}, the machine announced {got}"
-    over = any(isinstance(step, PhaseStep) and step.step == Phase.UCODE for step in steps)
+    last = window.observation.events[-1] if window.observation.complete else None
+    over = last is not None and last.outcome == Outcome.DONE
     if len(made) > len(wanted) or (over and len(made) < len(wanted)):
         return f"the exerciser announced {len(made)} accesses, its script has {len(wanted)}"
     return ""

@@ -10,13 +10,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.initrd import early_cpio
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Load, Progress, boot
-from bench.records import worst
+from bench.records import Machine, worst
 from bench.run import KernelOrder, RunResult, in_order, judge_folders, new_folder, question_witness
 from bench.scenarios import KernelBoot, Skip, expand_boots
 from bench.script import render
@@ -81,6 +82,13 @@ def offer(order: KernelOrder) -> tuple[tuple[KernelBoot, ...], dict[str, str]]:
     return tuple(boots), skipped
 
 
+def patience(machine: Machine, limits: Limits) -> Limits:
+    """UEFI firmware takes longer than SeaBIOS to come to the kernel, many times so while exceptions are logged."""
+    if machine.virtual is None or machine.virtual.firmware == "bios":
+        return limits
+    return replace(limits, first_byte_s=max(limits.first_byte_s, 180.0), total_s=max(limits.total_s, 300.0))
+
+
 def _boot(
     order: KernelOrder,
     each: KernelBoot,
@@ -107,4 +115,5 @@ def _boot(
     initrd = early_cpio(script, filler_bytes=each.filler_bytes) if each.with_initrd else b""
     command_line = f"{each.command_line}{' bench.script' if script else ''} bench.nonce={nonce:x}".strip()
     load = Load(order.kernel.kernel, initrd, command_line)
+    limits = patience(machine, limits)
     boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)

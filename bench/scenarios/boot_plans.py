@@ -122,7 +122,7 @@ def _boot(plan: BootPlan, machine: Machine, variant: str, pool: int, number: int
     script = None
     if plan.steps:
         ground = Ground(machine, layout, _LINKED_AT)
-        steps = tuple(steps_on(plan.steps, ground, pool=pool, number=number))
+        steps = tuple(steps_on(plan.steps, ground, pool=pool, number=number, kernel=True))
         script = ScriptWindow(0, VARIANTS.index(variant), pool, _LINKED_AT, levels, steps)
     words = list(_words(plan, pool))
     filler = 6 << 20 if plan.initrd == "zeros" else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from bench.errors import UsageError
@@ -111,12 +111,17 @@ def _mend(scenario: Scenario, machine: Machine, place: int) -> int:
     return sum(1 << mistake for mistake in mistakes - set(scenario.leave))
 
 
-def steps_on(declared: Iterable[AnyStep], ground: Ground, *, pool: int, number: int) -> Iterator[Step]:
-    """The script's steps. Raises Unfit where one would reach memory that it must not reach."""
+def steps_on(
+    declared: Iterable[AnyStep], ground: Ground, *, pool: int, number: int, kernel: bool = False
+) -> Iterator[Step]:
+    """The script's steps, for the payload or a kernel's exerciser. Raises Unfit where one would reach memory that it
+    must not reach."""
     for step in declared:
         match step:
             case MarkStep():
                 yield Step(step.do)
+                if step.do == "final" and kernel:
+                    ground = replace(ground, under_final_tables=True)
             case RandomStep():
                 yield from schedule(step.random, ground, pool=pool, number=number)
             case AccessStep():

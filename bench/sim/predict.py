@@ -93,7 +93,8 @@ class _Window:
             facts.phys_kernel,
             facts.phys_base,
         )
-        self.tables = EarlyPageTables(self.variant, facts.pool, layout, page_offset=facts.page_offset, nx=facts.nx)
+        page_offset = self.variant.page_offset if self.variant.sets_page_offset else facts.page_offset
+        self.tables = EarlyPageTables(self.variant, facts.pool, layout, page_offset=page_offset, nx=facts.nx)
         self.processor = Processor(
             self.tables,
             maxphyaddr=facts.maxphyaddr,

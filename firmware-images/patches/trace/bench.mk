@@ -10,4 +10,4 @@ GCOV_PROFILE := n
 ccflags-remove-y += $(CC_FLAGS_FTRACE)
 ccflags-y += -fno-stack-protector
 
-obj-y := bench_trace.o bench_uart.o bench_facts.o bench_tables.o bench_script.o bench_access.o
+obj-y := bench_trace.o bench_uart.o bench_facts.o bench_tables.o bench_script.o bench_access.o bench_ucode.o

@@ -23,7 +23,7 @@ struct cpuid {
 	u32 eax, ebx, ecx, edx;
 };
 
-static struct cpuid __init cpuid_read(u32 leaf)
+static struct cpuid cpuid_read(u32 leaf)
 {
 	struct cpuid r;
 
@@ -31,7 +31,7 @@ static struct cpuid __init cpuid_read(u32 leaf)
 	return r;
 }
 
-static u64 __init msr_read(u32 number)
+static u64 msr_read(u32 number)
 {
 	u32 low, high;
 
@@ -48,17 +48,20 @@ static u64 __init phys(const void *symbol)
  * Both registers are there from the Pentium II on, family 6 model 5 (SDM vol. 4); a read of one that is not would be
  * the end, since there is no handler yet.
  */
-static void __init intel_facts(u32 signature)
+bool bench_knows_revision(void)
 {
+	u32 signature = cpuid_read(1).eax;
 	u32 family = signature >> 8 & 15, model = (signature >> 4 & 15) | (signature >> 12 & 0xf0);
 
-	if (family < 6 || (family == 6 && model < 5))
-		return;
-	bench_number(BENCH_BEGIN_PLATFORM_ID, msr_read(MSR_PLATFORM_ID) >> 50 & 7);
-	/* The revision is put there by CPUID, into a register that must have been zero. */
+	return cpuid_read(0).ebx == VENDOR_EBX_INTEL && (family > 6 || (family == 6 && model >= 5));
+}
+
+/* The revision is put there by CPUID, into a register that must have been zero. */
+u32 bench_revision(void)
+{
 	asm volatile("wrmsr" : : "c" (MSR_UCODE_REVISION), "a" (0), "d" (0));
 	(void)cpuid_read(1);
-	bench_number(BENCH_BEGIN_REVISION, msr_read(MSR_UCODE_REVISION) >> 32);
+	return msr_read(MSR_UCODE_REVISION) >> 32;
 }
 
 static void __init processor_facts(void)
@@ -76,8 +79,10 @@ static void __init processor_facts(void)
 		     extended_max >= LEAF_EXTENDED + 8 ? cpuid_read(LEAF_EXTENDED + 8).eax & 0xff : 36);
 	if (hypervisor)
 		bench_number(BENCH_BEGIN_HYPERVISOR, cpuid_read(LEAF_HYPERVISOR).ebx);
-	if (cpuid_read(0).ebx == VENDOR_EBX_INTEL)
-		intel_facts(basic.eax);
+	if (bench_knows_revision()) {
+		bench_number(BENCH_BEGIN_PLATFORM_ID, msr_read(MSR_PLATFORM_ID) >> 50 & 7);
+		bench_number(BENCH_BEGIN_REVISION, bench_revision());
+	}
 }
 
 void __init bench_facts(void)

@@ -39,8 +39,9 @@ struct bench_state {
 	u64 cr4_given;
 	u64 page_offset_given;
 	u32 pool_given;
-	/* A record is being written; the window is open; `done` was written. */
+	/* A record is being written; there was a `begin`; the window is open; `done` was written. */
 	u8 busy;
+	u8 begun;
 	u8 open;
 	u8 done;
 	/* From the command line. */
@@ -77,6 +78,9 @@ void bench_exercise_final(void);
 /* A name of the command line such as "bench.nonce="; what follows it, or NULL. */
 const char *bench_option(const char *name);
 void bench_facts(void);
+/* Whether the processor tells its microcode's revision, as Intel's do; then, which it is. */
+bool bench_knows_revision(void);
+u32 bench_revision(void);
 
 static inline u64 bench_cr2(void)
 {

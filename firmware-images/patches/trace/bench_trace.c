@@ -5,8 +5,11 @@
  * The kernel's code is called, never changed: CR2 is read once at the entry, and what the handler has done is read
  * from memory. The port is polled, and never waited for without end.
  */
+#include <linux/console.h>
 #include <linux/init.h>
+#include <linux/kernel.h>
 #include <linux/mm.h>
+#include <linux/moduleparam.h>
 #include <linux/pgtable.h>
 #include <asm/bench_trace.h>
 #include <asm/setup.h>
@@ -37,6 +40,11 @@ void bench_open(const char *kind)
 {
 	bench_lock();
 	bench.busy = 1;
+	/* The kernel speaks on this line too by then. */
+	if (!bench.open) {
+		bench_uart_put('\r');
+		bench_uart_put('\n');
+	}
 	bench_wire_open(&bench_wire, kind);
 }
 
@@ -79,13 +87,41 @@ static void __noreturn bench_stop(void)
 
 void bench_done(void)
 {
-	if (bench.done)
+	if (!bench.begun || bench.done)
 		return;
 	bench.done = 1;
 	bench_open(BENCH_DONE);
 	bench_number(BENCH_DONE_WINDOWS, 1);
 	bench_close();
 }
+
+static void bench_done_late(u8 when)
+{
+	if (bench.done_when != when)
+		return;
+	/* No message of the kernel's comes in between. */
+	console_lock();
+	bench_done();
+	console_unlock();
+}
+
+static int __init bench_booted(void)
+{
+	bench_done_late(BENCH_DONE_AT_BOOT);
+	return 0;
+}
+late_initcall_sync(bench_booted);
+
+static int bench_set_done(const char *value, const struct kernel_param *param)
+{
+	if (system_state != SYSTEM_RUNNING)
+		return -EBUSY;
+	bench_done_late(BENCH_DONE_AT_INIT);
+	return 0;
+}
+
+static const struct kernel_param_ops bench_done_ops = { .set = bench_set_done };
+module_param_cb(done, &bench_done_ops, NULL, 0200);
 
 /* The window is closed; from here on the trace is silent. */
 void __init bench_end(u32 outcome)
@@ -115,14 +151,16 @@ void __init bench_refuse(u64 address, const char *why)
 
 /* ---- Phases ---- */
 
-void __init bench_trace_begin(void)
+void __init bench_trace_begin(unsigned long real_mode_data)
 {
 	bench_uart_init();
+	bench.begun = 1;
 	bench.open = 1;
 	bench.cr4_given = bench_cr4();
 	bench.pool_given = BENCH_POOL;
 	bench_open(BENCH_BEGIN);
 	bench_facts();
+	bench_number(BENCH_BEGIN_REAL_MODE_DATA, real_mode_data);
 	bench_close();
 }
 

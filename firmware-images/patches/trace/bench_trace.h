@@ -16,8 +16,8 @@ struct pt_regs;
 /* Tables that the handler may use: all 64 unless the command line says fewer. */
 extern unsigned int bench_pool_limit;
 
-/* Before the handler's first reset. */
-void bench_trace_begin(void);
+/* Before the handler's first reset; real_mode_data is the physical address of boot_params as the loader left it. */
+void bench_trace_begin(unsigned long real_mode_data);
 /* The boot data has been copied; real_mode_data is the physical address that it was copied from. */
 void bench_trace_boot(unsigned long real_mode_data);
 /* One of BENCH_PHASE_UCODE ... BENCH_PHASE_FINAL begins. */
@@ -29,6 +29,12 @@ void bench_trace_final_tables(void);
 void bench_trace_final(void);
 /* The early #PF gate is gone. */
 void bench_trace_end(void);
+
+/* A processor is about to look for an update; in the file at data; has chosen one; is through with it. */
+void bench_trace_ucode_before(void);
+void bench_trace_ucode_file(const void *data, unsigned long bytes);
+void bench_trace_ucode_chosen(const void *update);
+void bench_trace_ucode_after(void);
 
 /* A page of the direct map, at va, is about to be cleared: it becomes one of the final tables. */
 void bench_trace_table_page(const void *va);
