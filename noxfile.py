@@ -78,7 +78,14 @@ def payloads(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", "-m", "lab and not payloads", *session.posargs)
+    python(session, "pytest", "-m", "lab and not payloads and not rack", *session.posargs)
+
+
+@nox.session
+def rack(session: nox.Session) -> None:
+    """Tests of the rack's protocols on real servers on loopback (./setup --with-rack)."""
+    need(session, "pytest", "pytest-timeout", "pyghmi", "sushy", "sushy-tools", "bcrypt")
+    python(session, "pytest", "-m", "rack", "tests/rack", *session.posargs)
 
 
 @nox.session

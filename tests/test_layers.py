@@ -31,13 +31,13 @@ def layer(*units: str, peers: bool = False) -> Layer:
 
 # From the top down. A module in none of them is a violation: give it a place.
 LAYERS = (
-    layer("__main__", "cli", "cli_images", "cli_run", "cli_summary", "progress", "terminal", peers=True),
+    layer("__main__", "cli", "cli_images", "cli_power", "cli_run", "cli_summary", "progress", "terminal", peers=True),
     layer("batch"),
     layer("run"),
     layer("report"),
     layer("judge", "doctor"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
-    layer("describe", "records", "script", "wire", peers=True),
+    layer("describe", "hardware", "records", "script", "wire", peers=True),
     layer("x86"),
     layer("errors"),
 )
@@ -68,7 +68,7 @@ MAY_NAME_STREAMS = {
 }
 
 # Slow to import, so `bench --help` and the tab key do not wait for them.
-HEAVY = frozenset({"numpy", "pandas", "pydantic", "qemu", "rich.live", "serial", "sqlalchemy"})
+HEAVY = frozenset({"numpy", "pandas", "paramiko", "pydantic", "qemu", "rich.live", "serial", "sqlalchemy"})
 
 
 # --- the rule --------------------------------------------------------------------------------------------------------
