@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_images import app as images
+from bench.cli_inventory import check, schema
 from bench.cli_power import power
 from bench.cli_run import run
 from bench.describe import printable
@@ -298,5 +299,7 @@ def results_pack(
     return 0
 
 
+inventory_app.command()(check)
+inventory_app.command()(schema)
 app.command()(run)
 app.command()(power)
