@@ -190,7 +190,8 @@ def check_local(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> Check
         f"file system of {folder.name}/",
         kind not in NETWORK_FILESYSTEMS,
         kind,
-        "SQLite's write-ahead log needs memory that processes share, not a network (sqlite.org/wal.html)",
+        "SQLite's write-ahead log (sqlite.org/wal.html) and the locks on machines need one computer's memory, "
+        "not a network",
         "keep the clone, or at least results/, on a local disk",
     )
 

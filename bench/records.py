@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
+from bench.hardware import Wiring
 from bench.wire import Access, Phase
 
 # Handlers of the payload.
@@ -74,6 +75,8 @@ class Machine:
     allow_updates: bool = False
     quirks: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    wiring: Wiring = field(default_factory=Wiring)
+    """Power, SSH, network of a machine of metal; empty for a virtual one."""
 
     @property
     def model(self) -> str:

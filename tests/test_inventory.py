@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UsageError
+from bench.hardware import Wiring
 from bench.inventory import UNITS, find_root, load_inventory
 from bench.records import Machine
 from bench.x86.signature import processor
@@ -111,6 +112,7 @@ properties = ["model=143", "hypervisor=off"]
         allow_updates=True,
         quirks=(),
         tags=("special", "sparse"),
+        wiring=Wiring(mac="52:54:00:12:34:56"),
     )
 
 
@@ -120,7 +122,7 @@ def test_without_files_the_inventory_is_empty(root: Path) -> None:
 
 @given(st.integers(1, 4000), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "]))
 def test_memory_is_a_number_and_a_unit(count: int, unit: str, space: str) -> None:
-    from bench.inventory import _memory_bytes
+    from bench.inventory.values import memory_bytes as _memory_bytes
 
     if count * UNITS[unit] >= 64 << 20:
         assert _memory_bytes(f"{count}{space}{unit}") == count * UNITS[unit]
