@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.hardware import Wiring
 from bench.wire import Access, Phase
+from bench.x86.microcode_processor import ProcessorRules
 
 # Handlers of the payload.
 PAYLOAD_VARIANTS = ("seed-2012", "v3.9", "la57")
@@ -53,6 +54,18 @@ class VirtualSpec:
     processors: int = 1
     firmware: str = "bios"
     """``bios`` or ``uefi``."""
+    microcode: ProcessorRules | None = None
+    """How its processors take microcode; None: as QEMU does, which ignores updates."""
+
+
+@dataclass(frozen=True)
+class MsrSite:
+    """An instruction of a kernel that reads or writes a model-specific register. `address` is where it was linked."""
+
+    address: int
+    write: bool
+    code: bytes
+    """What lies there."""
 
 
 @dataclass(frozen=True)

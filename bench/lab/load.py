@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.records import MsrSite
+
 
 @dataclass(frozen=True)
 class Load:
@@ -13,3 +15,5 @@ class Load:
     kernel: Path
     initrd: bytes
     command_line: str
+    msr_sites: tuple[MsrSite, ...] = ()
+    """Where the kernel reads and writes registers for its microcode loader: needed where they are played."""
