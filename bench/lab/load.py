@@ -15,5 +15,6 @@ class Load:
     kernel: Path
     initrd: bytes
     command_line: str
-    msr_sites: tuple[MsrSite, ...] = ()
-    """Where the kernel reads and writes registers for its microcode loader: needed where they are played."""
+    msr_sites: tuple[MsrSite, ...] | None = None
+    """Where the kernel reads and writes registers for its microcode loader. With them a virtual machine whose
+    processors take microcode plays these registers; without (None) they are QEMU's."""

@@ -80,15 +80,10 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
 
 
 def _processors(machine: Machine, load: Load, folder: Path) -> VirtualProcessors | None:
-    """What plays the microcode of `machine`'s processors. Raises UsageError if the image cannot be played with."""
+    """What plays the microcode of `machine`'s processors, if they take any and the image is known to load some."""
     spec = machine.virtual
-    if spec is None or spec.microcode is None:
+    if spec is None or spec.microcode is None or load.msr_sites is None:
         return None
-    if not load.msr_sites:
-        raise UsageError(
-            f"{machine.name}: its processors take microcode (virtual.microcode), and it is not known where "
-            f"{load.kernel.name} reads and writes registers for that: boot a kernel with symbols"
-        )
     return VirtualProcessors(spec.microcode, load.msr_sites, spec.processors, ram_end(machine.memory_bytes), folder)
 
 
