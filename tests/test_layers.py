@@ -37,7 +37,7 @@ LAYERS = (
         peers=True,
     ),
     layer("batch"),
-    layer("run_kernel"),
+    layer("microcode", "run_kernel"),
     layer("run"),
     layer("report"),
     layer("judge", "doctor", "leases", "outcome", "unpatched"),

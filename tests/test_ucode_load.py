@@ -216,12 +216,21 @@ def test_a_processor_that_was_left_behind_is_told_by_the_driver() -> None:
     ]
 
 
-@pytest.mark.parametrize("act", [Act.HANG, Act.RESET])
-def test_a_write_that_does_not_come_back_ends_the_boot_there(act: Act) -> None:
+@pytest.mark.parametrize(("act", "at"), [(Act.HANG, 0), (Act.RESET, 0), (Act.RESET, 2)])
+def test_a_write_that_does_not_come_back_ends_the_boot_there(act: Act, at: int) -> None:
     for name in NAMES:
-        early = load(name, update(revision=9), processors=4, processor=rules(acts=((2, act),)))
-        assert (str(early.end), early.at) == (str(act), 2)
+        early = load(name, update(revision=9), processors=4, processor=rules(acts=((at, act),)))
+        assert (str(early.end), early.at) == (str(act), at)
         assert not any("Update Driver" in line or "Current revision" in line for line in early.lines)
+
+
+def test_another_processor_that_hangs_is_waited_for_without_end_up_to_6_6_and_left_behind_from_6_7_on() -> None:
+    for name in NAMES:
+        early = load(name, update(revision=9), processors=3, processor=rules(acts=((1, Act.HANG),)))
+        if loader(name).waits_for_others:
+            assert (early.end, early.at) == (End.HANG, 1)
+        else:
+            assert early.end is End.BOOTS and early.shown == (9, None, 9)
 
 
 def test_a_sibling_that_updates_a_core_later_is_not_seen_by_the_first_up_to_6_6() -> None:

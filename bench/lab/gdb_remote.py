@@ -65,9 +65,17 @@ class GdbRemote:
         self._socket.close()
 
     def ask(self, text: str) -> bytes:
-        """Send a packet and wait for its answer. Raises Gone, or LabError if none comes."""
+        """Send a packet, while the machine stands still, and wait for its answer. Raises Gone, or LabError if none
+        comes.
+
+        Two processors that stop at once are both told of. The second one has not moved and stops anew when the machine
+        goes on: what is said of it now is dropped.
+        """
         self._send(text)
-        return self._receive(_ANSWER_S)
+        while True:
+            answer = self._receive(_ANSWER_S)
+            if text == "?" or not _STOP.fullmatch(answer):
+                return answer
 
     def command(self, text: str) -> None:
         """Send a packet that is answered OK. Raises LabError if it is not."""

@@ -130,6 +130,8 @@ class VirtualProcessors:
             pass
         except LabError as error:
             self.trouble = error
+        except Exception as error:
+            self.trouble = LabError(f"the virtual processors broke: {error!r}", component="virtual processors")
 
     def _find_kernel(self, remote: GdbRemote) -> None:
         """The direct map is used for the first time: by how much has the kernel been moved?"""
@@ -202,7 +204,9 @@ class VirtualProcessors:
         if act is Act.HANG:
             self._hung.add(processor + 1)
         elif act is Act.RESET:
-            remote.write(remote.registers()["rip"], _RESET_CODE)
+            here = remote.registers()["rip"]
+            remote.clear_breakpoint(here)
+            remote.write(here, _RESET_CODE)
         return act in (Act.HANG, Act.RESET)
 
     def _note(self, written: Written) -> None:

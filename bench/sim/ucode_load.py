@@ -75,8 +75,8 @@ class EarlyLoad:
     writes: tuple[Write, ...]
     runs: tuple[int, ...]
     """Revision that each logical processor runs when all have started."""
-    shown: tuple[int, ...]
-    """Revision in /proc/cpuinfo."""
+    shown: tuple[int | None, ...]
+    """Revision in /proc/cpuinfo; None for a processor that did not come up."""
     lines: tuple[str, ...]
     end: End
     at: int | None = None
@@ -232,6 +232,8 @@ class _Boot:
     writes: list[Write] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     ended: tuple[End, int] | None = None
+    lost: set[int] = field(default_factory=set)
+    """Processors that the kernel does without."""
 
     def running(self, processor: int) -> int:
         return self.stores[self.rules.core(processor)]
@@ -259,6 +261,9 @@ class _Boot:
             why_not = f"processor {processor} is to {act}"
         self.stores[self.rules.core(processor)] = after
         self.writes.append(Write(processor, offset, update.revision, before, after, why_not))
+        if act is Act.HANG and processor and not self.loader.waits_for_others:
+            self.lost.add(processor)
+            return False
         if act in (Act.HANG, Act.RESET):
             self.ended = (End.HANG if act is Act.HANG else End.RESET), processor
             return False
@@ -339,30 +344,30 @@ def predict_early(loader: Loader, rules: ProcessorRules, offer: LoadOffer) -> Ea
     loaded = chosen is not None and boot.apply(0, *chosen)
     if loaded and boot.writes and loader.others is Others.WHAT_THE_FIRST_LOADED:
         boot.cached = boot.saved()
-    shown = [boot.running(0)]
+    shown: list[int | None] = [boot.running(0)]
     for processor in range(1, offer.processors):
         if boot.ended:
             break
         boot.start(processor)
-        shown.append(boot.running(processor))
+        shown.append(None if processor in boot.lost else boot.running(processor))
     return _ended(boot, found, initrd.ranges, shown, first_before)
 
 
 def _ended(
-    boot: _Boot, found: CpioData | None, accesses: list[Range], shown: list[int], first_before: int
+    boot: _Boot, found: CpioData | None, accesses: list[Range], shown: list[int | None], first_before: int
 ) -> EarlyLoad:
     runs = tuple(boot.running(p) for p in range(boot.offer.processors))
     end, at = boot.ended or (End.BOOTS, None)
     lines = list(boot.lines)
     if boot.loader.announcement is Announcement.CURRENT_AND_FROM:
         # Read again when the driver starts.
-        shown = list(runs)
+        shown = [None if p in boot.lost else revision for p, revision in enumerate(runs)]
     if end is End.BOOTS:
         lines += _driver_lines(boot, shown, first_before)
     return EarlyLoad("", found, tuple(accesses), tuple(boot.writes), runs, tuple(shown), tuple(lines), end, at)
 
 
-def _driver_lines(boot: _Boot, shown: Sequence[int], first_before: int) -> Iterator[str]:
+def _driver_lines(boot: _Boot, shown: Sequence[int | None], first_before: int) -> Iterator[str]:
     """What the driver says when it starts, and init is near."""
     if boot.loader.announcement is Announcement.CURRENT_AND_FROM:
         first = next((w for w in boot.writes if w.processor == 0 and w.after == w.revision), None)
@@ -373,7 +378,7 @@ def _driver_lines(boot: _Boot, shown: Sequence[int], first_before: int) -> Itera
     if "signature" in boot.loader.driver_lines:
         before: int | None = None
         for revision in shown:
-            if revision != before:
+            if revision is not None and revision != before:
                 flags = platform_flags(boot.rules)
                 yield f"microcode: sig=0x{boot.rules.signature:x}, pf=0x{flags:x}, revision=0x{revision:x}"
             before = revision

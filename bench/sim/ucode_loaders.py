@@ -77,6 +77,9 @@ class Loader:
     """Passes over updates for other families and models; otherwise those for other signatures or flags."""
     no_flags_match_any: bool = False
     """An update without platform flags suits every platform; otherwise only a processor without a platform id."""
+    waits_for_others: bool = True
+    """A processor that does not come up is waited for without end; otherwise for 10 s, and the kernel lives on (6.5
+    and newer)."""
     table_size_bits: int = 64
     """Width in which a table's size is computed from its count."""
     erratum_gnr98: bool = False
@@ -114,17 +117,17 @@ LOADERS: tuple[Loader, ...] = (
     Loader(
         "v6.7", (6, 7), "6.12.107",
         Choice.NEWEST, Others.WHAT_THE_FIRST_LOADED, Announcement.CURRENT_AND_FROM,
-        table_size_bits=32,
+        table_size_bits=32, waits_for_others=False,
     ),
     Loader(
         "v6.12", (6, 12, 108), "6.12.117",
         Choice.NEWEST, Others.WHAT_THE_FIRST_LOADED, Announcement.CURRENT_AND_FROM,
-        table_size_bits=32, erratum_gnr98=True,
+        table_size_bits=32, waits_for_others=False, erratum_gnr98=True,
     ),
     Loader(
         "v7.3", (7, 0), "7.3.4",
         Choice.NEWEST, Others.WHAT_THE_FIRST_LOADED, Announcement.CURRENT_AND_FROM,
-        table_size_bits=32, erratum_gnr98=True, no_flags_match_any=True,
+        table_size_bits=32, waits_for_others=False, erratum_gnr98=True, no_flags_match_any=True,
         switches=("dis_ucode_ldr", "microcode=dis_ucode_ldr"),
     ),
 )  # fmt: skip
