@@ -259,3 +259,15 @@ def test_a_release_has_its_generation() -> None:
             loader_of(old)
     with pytest.raises(UsageError, match=r"there are v3\.9, v4\.19"):
         loader("v5")
+
+
+def test_a_long_name_is_warned_of_at_each_search() -> None:
+    path = UCODE_PATH + ".backup-of-last-year"
+    for name, searches in {"v3.9": 1, "v6.1": 3, "v7.3": 2}.items():
+        lines = load(name, update(revision=9), path=path, processors=3).lines
+        assert sum(line.startswith("File ") for line in lines) == searches, name
+    # Nothing was loaded: 7.3 does not look again, 6.1 does for every processor.
+    refusing = rules(refuses=frozenset({9}))
+    for name, searches in {"v6.1": 3, "v7.3": 1}.items():
+        lines = load(name, update(revision=9), path=path, processors=3, processor=refusing).lines
+        assert sum(line.startswith("File ") for line in lines) == searches, name

@@ -20,7 +20,7 @@ from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, boot
 from bench.lab.virtual_cpu import RECORD
 from bench.microcode.cases import Case, Ground, Trial
-from bench.microcode.observe import Difference, Observed, differences, observe
+from bench.microcode.observe import LOG_WORDS, Difference, Observed, compare, observe
 from bench.parse.capture_file import read_captures
 from bench.records import Machine, MsrSite, ScenarioResult, Verdict, worst
 from bench.sim.ucode_load import EarlyLoad, LoadOffer, predict_early
@@ -35,7 +35,11 @@ COMMAND_LINE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1"
 MEMORY_BYTES = 256 << 20
 # A processor that does not come up is waited for 10 s (6.5 and newer): longer than that has to pass in silence.
 LIMITS = Limits(first_byte_s=25, silence_s=25, total_s=180)
-_SHOWN = "show /proc/cpuinfo"
+# Everything twice: a serial line may lose a byte, and nothing in these lines would tell.
+_STEPS = (
+    "show /proc/cpuinfo", "say bench-init: the kernel's log", f"log {' '.join(LOG_WORDS)}",
+    "say bench-init: again", "show /proc/cpuinfo",
+)  # fmt: skip
 _MADE_UP_REVISION = 0x100
 
 
@@ -118,7 +122,7 @@ def initrd_of(trial: Trial, subject: Subject) -> bytes:
     """The trial's early part, then the init that shows /proc/cpuinfo and ends the boot."""
     done = encode(0, "done", {}, nonce=0).decode().strip()
     early = trial.early + bytes(-len(trial.early) % 16)
-    return early + init_archive(subject.init, [_SHOWN, f"say {done}"])
+    return early + init_archive(subject.init, [*_STEPS, f"say {done}"])
 
 
 def offer_of(trial: Trial, initrd: bytes, command_line: str) -> LoadOffer:
@@ -164,9 +168,11 @@ def run_case(
         return result(Verdict.MISS, None, (), f"{error.component}: {error}")
     (capture,) = read_captures(folder)
     seen = observe(capture, folder / RECORD)
-    found = differences(predicted, seen)
+    found, damage = compare(predicted, seen)
     if seen.end.startswith("ended by"):
         return result(Verdict.MISS, seen, found, seen.end)
+    if damage:
+        return result(Verdict.MISS, seen, found, f"serial line: {damage}")
     return result(Verdict.FAIL if found else Verdict.PASS, seen, found)
 
 

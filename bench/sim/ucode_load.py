@@ -227,6 +227,8 @@ class _Boot:
     offer: LoadOffer
     stores: list[int]
     file: _File
+    warning: str = ""
+    """What each search of the initrd says of the file's name."""
     cached: tuple[int, Update] | None = None
     """What processors that start later take without scanning."""
     writes: list[Write] = field(default_factory=list)
@@ -238,7 +240,13 @@ class _Boot:
     def running(self, processor: int) -> int:
         return self.stores[self.rules.core(processor)]
 
+    def search(self) -> None:
+        """The initrd is searched for the file."""
+        self.lines += [self.warning] if self.warning else []
+
     def choose(self, processor: int) -> tuple[int, Update] | None:
+        if processor == 0 or self.loader.others is not Others.SAVED_LIST:
+            self.search()
         chosen, said = choose(self.loader, self.file, self.rules, self.running(processor))
         self.lines += [line for line in said if line not in self.lines]
         return chosen
@@ -293,6 +301,7 @@ class _Boot:
 
     def saved(self) -> tuple[int, Update] | None:
         """The update that an early_initcall keeps for the others: the last of the revision that runs now."""
+        self.search()
         running, flags = self.running(0), platform_flags(self.rules)
         same = [
             (offset, update)
@@ -336,9 +345,7 @@ def predict_early(loader: Loader, rules: ProcessorRules, offer: LoadOffer) -> Ea
     if offer.initrd_bytes:
         found = find_cpio_data(initrd, extra_bytes=loader.extra_bytes, long_compare=loader.long_compare)
     file = _read_file(loader, initrd, found) if found and found.size else _File()
-    boot = _Boot(loader, rules, offer, stores, file)
-    if found and found.warning:
-        boot.lines.append(found.warning)
+    boot = _Boot(loader, rules, offer, stores, file, found.warning if found else "")
     first_before = boot.running(0)
     chosen = boot.choose(0)
     loaded = chosen is not None and boot.apply(0, *chosen)
@@ -358,6 +365,8 @@ def _ended(
 ) -> EarlyLoad:
     runs = tuple(boot.running(p) for p in range(boot.offer.processors))
     end, at = boot.ended or (End.BOOTS, None)
+    if end is End.BOOTS and boot.loader.others in (Others.SCAN, Others.SCAN_AND_RETRY):
+        boot.search()  # an initcall keeps an update for processors that come later
     lines = list(boot.lines)
     if boot.loader.announcement is Announcement.CURRENT_AND_FROM:
         # Read again when the driver starts.

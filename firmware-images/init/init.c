@@ -7,6 +7,7 @@
  *	show PATH		print a file
  *	lines PATH WORD		print the lines of a file that begin with the word
  *	put PATH TEXT		write the text into a file
+ *	log WORD...		print what the kernel's log has with one of the words in it, each behind "log: "
  *
  * What does not work is said ("bench-init: failed N: LINE", N being errno) and the next line is carried out. The end of
  * the file ends the boot: init sleeps. Needs no library; x86-64 only.
@@ -16,7 +17,8 @@ typedef unsigned long size;
 typedef long ssize;
 
 enum { SYS_read, SYS_write, SYS_open, SYS_close, SYS_dup2 = 33, SYS_pause = 34, SYS_mkdir = 83, SYS_mount = 165 };
-enum { O_RDONLY, O_WRONLY, O_RDWR };
+enum { O_RDONLY, O_WRONLY, O_RDWR, O_NONBLOCK = 04000 };
+enum { EPIPE = 32 };
 
 static ssize call(long number, const void *a, const void *b, const void *c, const void *d, const void *e)
 {
@@ -143,6 +145,54 @@ static ssize put(const char *path, const char *text)
 	return written < 0 ? written : 0;
 }
 
+static int contains(const char *text, const char *words)
+{
+	char word[64];
+
+	while (*words) {
+		size n = 0;
+
+		while (*words && *words != ' ' && n < sizeof word - 1)
+			word[n++] = *words++;
+		word[n] = 0;
+		while (*words && *words++ != ' ')
+			;
+		for (const char *at = text; *at; at++)
+			if (begins(at, word))
+				return 1;
+	}
+	return 0;
+}
+
+/* /dev/kmsg gives a record a read: "priority,number,time,flags;text", an end of line, and more lines of a device's. */
+static ssize log_with(const char *words)
+{
+	ssize file = call(SYS_open, "/dev/kmsg", (void *)(O_RDONLY | O_NONBLOCK), 0, 0, 0), got;
+
+	if (file < 0)
+		return file;
+	do {
+		char *text = content, *end;
+
+		got = call(SYS_read, (void *)file, content, (void *)(sizeof content - 1), 0, 0);
+		if (got <= 0)
+			continue;
+		content[got] = 0;
+		while (*text && *text++ != ';')
+			;
+		for (end = text; *end && *end != '\n'; end++)
+			;
+		*end = 0;
+		if (contains(text, words)) {
+			print("log: ");
+			print(text);
+			print("\n");
+		}
+	} while (got > 0 || got == -EPIPE);
+	call(SYS_close, (void *)file, 0, 0, 0, 0);
+	return 0;
+}
+
 static void step(char *line)
 {
 	char whole[256], *rest, *path;
@@ -156,6 +206,12 @@ static void step(char *line)
 	if (begins(line, "say")) {
 		print(rest);
 		print("\n");
+		return;
+	}
+	if (begins(line, "log")) {
+		error = log_with(rest);
+		if (error < 0)
+			failed(error, whole);
 		return;
 	}
 	path = cut(rest, &rest);
