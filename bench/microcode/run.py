@@ -53,6 +53,8 @@ class Subject:
     sha256: str
     sites: tuple[MsrSite, ...]
     init: bytes
+    words: str = ""
+    """What it wants on its command line."""
 
     @property
     def loader(self) -> Loader:
@@ -81,9 +83,10 @@ class Result:
 
 def subject_of(root: Path, image: KernelImage) -> Subject:
     """A built kernel as a subject. Raises UsageError if it has no microcode loader, or no symbols."""
-    return Subject(
-        image.name, image.kernel, image.release, image.sha256, find_msr_sites(image.folder), build_init(root)
-    )
+    # With the trace, a kernel would end the boot before init does.
+    words = "bench.done=init" if image.traced else ""
+    sites = find_msr_sites(image.folder)
+    return Subject(image.name, image.kernel, image.release, image.sha256, sites, build_init(root), words)
 
 
 def ground_of(machine: Machine, package: Package | None, *, processors: int = 2, bios: int | None = None) -> Ground:
@@ -145,7 +148,7 @@ def run_case(
     """One boot into `folder`. Trouble of the lab's own becomes a MISS; UsageError is raised."""
     trial = case.make(ground)
     machine = machine_of(root, machine_name, trial)
-    command_line = " ".join(part for part in (COMMAND_LINE, words, trial.words) if part)
+    command_line = " ".join(part for part in (COMMAND_LINE, subject.words, words, trial.words) if part)
     initrd = initrd_of(trial, subject)
     predicted = predict_early(subject.loader, trial.rules, offer_of(trial, initrd, command_line))
     meta = {
