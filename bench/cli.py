@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_images import app as images
+from bench.cli_results import app as results_app
 from bench.cli_run import run
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
@@ -27,7 +28,6 @@ app = typer.Typer(
     "Exit codes: 0 all agree, 1 a kernel differs, 2 wrong use, 3 the lab failed, 130 interrupted.",
 )
 inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the bench knows.")
-results_app = typer.Typer(no_args_is_help=True, help="What earlier runs found. Needs no lab.")
 app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
 app.add_typer(results_app, name="results")

@@ -31,13 +31,13 @@ def layer(*units: str, peers: bool = False) -> Layer:
 
 # From the top down. A module in none of them is a violation: give it a place.
 LAYERS = (
-    layer("__main__", "cli", "cli_images", "cli_run", "cli_summary", "progress", "terminal", peers=True),
+    layer("__main__", "cli", "cli_images", "cli_results", "cli_run", "cli_summary", "progress", "terminal", peers=True),
     layer("batch"),
     layer("run"),
     layer("report"),
     layer("judge", "doctor"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
-    layer("describe", "records", "script", "wire", peers=True),
+    layer("describe", "manifest", "records", "script", "wire", peers=True),
     layer("x86"),
     layer("errors"),
 )
@@ -48,6 +48,10 @@ STANDARD_LIBRARY_ONLY = frozenset().union(*(low.units for low in LAYERS[-3:]))
 ONLY: dict[str, frozenset[str]] = {
     "pandas": frozenset({"reconcile", "report"}),
     "sqlalchemy": frozenset({"store"}),
+    "alembic": frozenset({"store"}),
+    "jinja2": frozenset({"report"}),
+    "plotly": frozenset({"report"}),
+    "pyarrow": frozenset({"report"}),
     "sqlite3": frozenset(),
     "serial": frozenset({"lab"}),
     "paramiko": frozenset({"lab"}),
@@ -68,7 +72,21 @@ MAY_NAME_STREAMS = {
 }
 
 # Slow to import, so `bench --help` and the tab key do not wait for them.
-HEAVY = frozenset({"numpy", "pandas", "pydantic", "qemu", "rich.live", "serial", "sqlalchemy"})
+HEAVY = frozenset(
+    {
+        "alembic",
+        "jinja2",
+        "numpy",
+        "pandas",
+        "plotly",
+        "pyarrow",
+        "pydantic",
+        "qemu",
+        "rich.live",
+        "serial",
+        "sqlalchemy",
+    }
+)
 
 
 # --- the rule --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import NamedTuple
 
 from bench.records import Verdict
@@ -91,7 +92,7 @@ def sample(results: Sequence[Result], recent: int = RECENT) -> Sample | None:
     by_image: dict[str, set[Verdict]] = {}
     for r in judged:
         by_image.setdefault(r.image_sha256, set()).add(r.verdict)
-    changes = sum(a.verdict is not b.verdict for a, b in zip(judged, judged[1:], strict=False))
+    changes = sum(a.verdict is not b.verdict for a, b in pairwise(judged))
     unstable = any(len(v) > 1 for v in by_image.values()) or changes >= 3
     passed = sum(r.verdict is Verdict.PASS for r in judged)
     return Sample(passed, len(judged), unstable, recent_results[-1])

@@ -11,10 +11,10 @@ from bench.records import Verdict
 from bench.report.baselines import UNSTABLE, Known
 from bench.report.history import (
     RECENT,
+    Check,
     Result,
     Sample,
     Series,
-    Check,
     is_demonstration,
     last_change,
     sample,
@@ -46,7 +46,7 @@ class Word(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """One test that is not as its baseline says; `word` is None for one that is, and for one that nothing is known of."""
+    """One test beside its baseline; `word` is None where nothing is new, and where nothing is known."""
 
     test: Check
     word: Word | None
@@ -118,3 +118,25 @@ def _word(known: Known | None, now: Sample) -> Word | None:
     if known is None:
         return Word.APPEARED
     return Word.DISAPPEARED if state in ("PASS", "FAIL", UNSTABLE) and verdict is Verdict.SKIP else None
+
+
+# What a nightly run ends with exit code 1 for.
+BAD = frozenset({Word.REGRESSION, Word.NEW_FAILURE})
+
+
+def change_words(change: Change) -> str:
+    """What is behind the word, on one line."""
+    parts = []
+    if change.sample:
+        now = change.sample
+        if now.judged and 0 < now.passed < now.judged:
+            parts.append(f"passed {now.passed} of {now.judged}")
+        if change.since and change.before:
+            parts.append(f"since run {change.since.run}, last {change.before.verdict} in run {change.before.run}")
+        if now.latest.verdict is not Verdict.PASS and now.latest.summary:
+            parts.append(now.latest.summary)
+    if change.known:
+        parts.append(f"baseline {change.known}")
+    if change.trouble:
+        parts.append(f"{change.trouble} later run{'s' * (change.trouble != 1)} kept silent by the lab")
+    return "; ".join(parts)
