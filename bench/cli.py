@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_images import app as images
+from bench.cli_report import report
 from bench.cli_results import app as results_app
 from bench.cli_run import run
 from bench.describe import printable
@@ -298,3 +299,4 @@ def results_pack(
 
 
 app.command()(run)
+app.command()(report)

@@ -221,7 +221,7 @@ def clue_of(verdict: WindowVerdict) -> Clue | None:
     model = (divergence.predicted if divergence else rest[0] if rest else None) or nothing
     machine = (divergence.observed if divergence else None) or nothing
     before = events[:at]
-    taken = [e.next for e in before if e.kind is EventKind.EXIT and e.next is not None]
+    taken = [e.next for e in before if e.kind is EventKind.EXIT and e.next is not None and e.pgd]
     step = machine.step if machine.step is not None else model.step
     done = [s for s in window.stimulus.steps if step is None or s.step <= step]
     return Clue(
@@ -231,8 +231,8 @@ def clue_of(verdict: WindowVerdict) -> Clue | None:
         machine=machine,
         silent=divergence is None,
         triple=divergence is None and finding.observed == "triple fault",
-        # Mainline has no counter: the pool's index fell.
-        resets_so_far=sum(b < a for a, b in pairwise(taken)),
+        # Mainline has no counter, but a page that was mapped took a table: else the index has been set back.
+        resets_so_far=sum(b <= a for a, b in pairwise(taken)),
         after_final=any(isinstance(s, LoadFinal) for s in done) and any(isinstance(s, Touch) for s in done),
         flags_so_far=any(e.kind is EventKind.EXIT for e in before),
     )
