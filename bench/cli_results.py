@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsons
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,7 +111,7 @@ def results_changes(results: Results = None, json: Json = False) -> int:
 
 def changes_lines(changes: list[Change]) -> list[str]:
     """The changed tests by urgency, and a count of the rest."""
-    from bench.report.regressions import Word, change_words
+    from bench.report.regressions import Word, change_words, counted
 
     lines = []
     for word in Word:
@@ -121,9 +120,8 @@ def changes_lines(changes: list[Change]) -> list[str]:
             lines.append(f"{word:14} {t.machine:20} {t.image:24} {t.scenario:26} {printable(change_words(change))}")
     same = sum(c.word is None for c in changes)
     trouble = sum(bool(c.trouble) for c in changes)
-    counts = Counter(c.word for c in changes if c.word)
-    told = ", ".join(f"{counts[word]} {word}" for word in Word if counts[word]) or "nothing new"
-    lines.append(f"{told}; {same} as the baseline says; {trouble} that the lab kept silent lately")
+    told = counted(changes) or "nothing new"
+    lines.append(f"{told}; {same} without news; {trouble} that the lab kept silent lately")
     return lines
 
 

@@ -51,7 +51,7 @@ def test_changes_lists_the_planted_regressions_first_and_ends_with_1(
     code, out = bench(capsys, results, "changes")
     lines = out.splitlines()
     assert all(line.startswith("regression") for line in lines[: len(regressions)])
-    assert lines[-1].startswith(f"{len(regressions)} regression, ")
+    assert lines[-1].startswith(f"{len(regressions)} regressions, ")
     assert "pud entry is" in lines[0] and "since run" in lines[0] and "baseline PASS" in lines[0]
 
 

@@ -31,7 +31,18 @@ def layer(*units: str, peers: bool = False) -> Layer:
 
 # From the top down. A module in none of them is a violation: give it a place.
 LAYERS = (
-    layer("__main__", "cli", "cli_images", "cli_report", "cli_results", "cli_run", "cli_summary", "progress", "terminal", peers=True),
+    layer(
+        "__main__",
+        "cli",
+        "cli_images",
+        "cli_report",
+        "cli_results",
+        "cli_run",
+        "cli_summary",
+        "progress",
+        "terminal",
+        peers=True,
+    ),
     layer("batch"),
     layer("run"),
     layer("report"),

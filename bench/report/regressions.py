@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bench.records import Verdict
@@ -63,17 +63,22 @@ class Change:
 def compare(runs: Iterable[StoredRun], known: Mapping[Check, Known], *, recent: int = RECENT) -> list[Change]:
     """Every test of the runs and of the baselines, changed or not, in order of machine, image and scenario.
 
-    A test that the baseline knows but that nobody tried since has not disappeared: see `_looked`.
+    A test that the baseline knows but that nobody tried since has not disappeared: see `_looked`. Of a machine and
+    image without any baseline only failures are news.
     """
     runs = [run for run in runs if not is_demonstration(run.record)]
     found = series(runs)
     looked = _looked(runs, known)
+    blessed = {(test.machine, test.image) for test in known}
     changes = []
     for test in sorted({*found, *known}):
         one = found.get(test, Series())
         tried = max((r.run for r in (*one.results, *one.trouble)), default=0)
         gone = test in known and looked.get((test.machine, test.image), 0) > tried
-        changes.append(_change(test, known.get(test), one, gone, recent))
+        change = _change(test, known.get(test), one, gone, recent)
+        if change.word in (Word.NEW_PASS, Word.APPEARED) and (test.machine, test.image) not in blessed:
+            change = replace(change, word=None)
+        changes.append(change)
     return changes
 
 
@@ -124,12 +129,22 @@ def _word(known: Known | None, now: Sample) -> Word | None:
 BAD = frozenset({Word.REGRESSION, Word.NEW_FAILURE})
 
 
+_PLURAL = {Word.REGRESSION: "regressions", Word.NEW_FAILURE: "new failures", Word.NEW_PASS: "new passes"}
+
+
+def counted(changes: Iterable[Change]) -> str:
+    """``9 regressions, 1 fixed``; empty if nothing is new."""
+    counts = Counter(c.word for c in changes)
+    words = ((counts[w], _PLURAL.get(w, str(w)) if counts[w] != 1 else str(w)) for w in Word if counts[w])
+    return ", ".join(f"{n} {word}" for n, word in words)
+
+
 def change_words(change: Change) -> str:
     """What is behind the word, on one line."""
     parts = []
     if change.sample:
         now = change.sample
-        if now.judged and 0 < now.passed < now.judged:
+        if now.unstable and now.judged:
             parts.append(f"passed {now.passed} of {now.judged}")
         if change.since and change.before:
             parts.append(f"since run {change.since.run}, last {change.before.verdict} in run {change.before.run}")

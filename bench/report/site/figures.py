@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
+from bench.describe import printable
 from bench.records import Capture, EventKind, Verdict, Window
 from bench.report.site.microcode import Row
 from bench.store import StoredRun
@@ -43,6 +45,11 @@ class Figure:
     """Points beyond MAX_POINTS, which are in neither chart nor table."""
 
 
+def _label(text: str) -> str:
+    """Plotly takes labels for a kind of HTML."""
+    return escape(printable(text), quote=False)
+
+
 def trend(name: str, runs: Sequence[StoredRun], *, by: str) -> Figure | None:
     """Verdicts over time, a line for each image or model (`by`); None for a single run."""
     runs = runs[-MAX_POINTS:]
@@ -56,8 +63,8 @@ def trend(name: str, runs: Sequence[StoredRun], *, by: str) -> Figure | None:
                 {
                     "type": "scatter", "mode": "markers", "name": str(verdict),
                     "x": [r.record.started.isoformat() for r in of],
-                    "y": [str(getattr(r.record, by)) for r in of],
-                    "text": [f"run {r.id}, {r.record.machine}: {r.record.verdict}" for r in of],
+                    "y": [_label(getattr(r.record, by)) for r in of],
+                    "text": [_label(f"run {r.id}, {r.record.machine}: {r.record.verdict}") for r in of],
                     "hoverinfo": "x+text",
                     "marker": {"color": VERDICT_COLOUR[verdict], "symbol": _MARKERS[verdict], "size": 10},
                 }
@@ -67,7 +74,10 @@ def trend(name: str, runs: Sequence[StoredRun], *, by: str) -> Figure | None:
         (f"{r.record.started:%Y-%m-%d %H:%M}", str(r.id), r.record.machine, r.record.image, str(r.record.verdict))
         for r in runs
     ]
-    layout = {"xaxis": {"title": {"text": "started (UTC)"}}, "yaxis": {"type": "category", "automargin": True}}
+    layout = {
+        "xaxis": {"title": {"text": "started (UTC)"}},
+        "yaxis": {"type": "category", "automargin": True, "categoryorder": "category descending"},
+    }
     about = "Each mark is a run; a cross failed, a triangle or diamond is the lab's own trouble."
     heads = ("started", "run", "machine", "image", "verdict")
     return Figure(name, "Verdicts over time", about, data, layout, heads, rows, height=150 + 34 * lines)
@@ -146,6 +156,8 @@ def pool(window: Window) -> Figure | None:
             (str(number), str(taken), slots or "no table of the pool", "reset" if number in resets[-1:] else "")
         )
         before = taken
+    # A window with a small pool touches nothing beyond it: two free tables are drawn there, to show just that.
+    top = min(POOL_MAX, max(facts.pool, *(e.next or 0 for e in exits)) + 2)
     colours = ("var:--surface", "var:--accent", "var:--pool-leaf", "var:--pool-new")
     scale = [[at, colour] for i, colour in enumerate(colours) for at in (i / 4, (i + 1) / 4)]
     data = [
@@ -157,7 +169,7 @@ def pool(window: Window) -> Figure | None:
     # A cell of role r has the middle of its quarter of the scale.
     data[0]["z"] = [[v + 0.5 for v in line] for line in data[0]["z"]]  # type: ignore[attr-defined]
     shapes = [
-        {"type": "line", "x0": n - 0.5, "x1": n - 0.5, "y0": -0.5, "y1": POOL_MAX - 0.5,
+        {"type": "line", "x0": n - 0.5, "x1": n - 0.5, "y0": -0.5, "y1": top - 0.5,
          "line": {"color": "var:--fail", "width": 2, "dash": "dot"}}
         for n in resets
     ]  # fmt: skip
@@ -165,11 +177,11 @@ def pool(window: Window) -> Figure | None:
                    "line": {"color": "var:--ink", "width": 1, "dash": "dash"}})  # fmt: skip
     layout = {
         "xaxis": {"title": {"text": "fault that was handled"}, "constrain": "domain"},
-        "yaxis": {"title": {"text": "table of the pool"}, "range": [-0.5, POOL_MAX - 0.5], "dtick": 8},
+        "yaxis": {"title": {"text": "table of the pool"}, "range": [-0.5, top - 0.5], "dtick": 8 if top > 16 else 1},
         "shapes": shapes,
     }
     about = (
-        f"Which of the {POOL_MAX} tables each fault of window {window.number} used; the dashed line is the end of this "
+        f"Which tables of the pool each fault of window {window.number} used; the dashed line is the end of this "
         f"window's pool ({facts.pool}), dotted lines are resets ({len(resets)})."
     )
     heads = ("fault", "next_early_pgt", "tables", "")
@@ -228,7 +240,7 @@ def transition_chart(rows: Sequence[Row]) -> Figure | None:
     ]
     shares = [r.updated / r.observed for r in seen]
     data = [
-        {"type": "scatter", "mode": "markers", "name": "updated", "x": shares, "y": names,
+        {"type": "scatter", "mode": "markers", "name": "updated", "x": shares, "y": [_label(name) for name in names],
          "marker": {"color": "var:--accent", "size": 9},
          "error_x": {"type": "data", "symmetric": False, "color": "var:--quiet",
                      "array": [r.interval[1] - s for r, s in zip(seen, shares, strict=True)],

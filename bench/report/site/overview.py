@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bench.records import Machine, Verdict
-from bench.report.history import LAB_TROUBLE, is_demonstration
+from bench.report.history import LAB_TROUBLE, Result, is_demonstration, sample
 from bench.report.regressions import Change, Word
 from bench.store import StoredRun
 
@@ -54,10 +54,9 @@ class Cell:
 
     @cached_property
     def flaky(self) -> str:
-        """``failed 3 of 10`` if the latest judged runs do not agree; empty if they do."""
-        verdicts = [r.record.verdict for r in self.judged[-TREND:]]
-        failed = sum(v is Verdict.FAIL for v in verdicts)
-        return f"failed {failed} of {len(verdicts)}" if 0 < failed < len(verdicts) else ""
+        """``passed 7 of 10`` if the latest judged runs are unstable; empty if they are not."""
+        told = sample([_result(r) for r in self.judged], TREND)
+        return f"passed {told.passed} of {told.judged}" if told and told.unstable else ""
 
     @cached_property
     def trouble(self) -> int:
@@ -140,6 +139,11 @@ def overview(runs: Iterable[StoredRun], changes: Sequence[Change], machines: Map
         of_cell.setdefault((model_of.get(change.test.machine, ""), change.test.image), []).append(change)
     cells = {key: Cell(*key, tuple(group), tuple(of_cell.get(key, ()))) for key, group in groups.items()}
     return Overview(faithful, demonstrations, cells, tuple(changes), machines)
+
+
+def _result(run: StoredRun) -> Result:
+    r = run.record
+    return Result(run.id, r.started, r.image_sha256, r.verdict, "", "")
 
 
 def trouble_of(run: StoredRun) -> str:

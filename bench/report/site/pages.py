@@ -15,7 +15,7 @@ from bench.describe import value_words
 from bench.records import Finding, Verdict
 from bench.report.comparison import Comparison, compare_sides
 from bench.report.history import LAB_TROUBLE, is_demonstration
-from bench.report.regressions import BAD, Word, change_words
+from bench.report.regressions import BAD, Word, change_words, counted
 from bench.report.site import figures
 from bench.report.site.microcode import transitions
 from bench.report.site.overview import Cell, Overview
@@ -202,12 +202,11 @@ def _index(view: Overview) -> dict[str, Any]:
 
 
 def _news_words(view: Overview) -> str:
-    counts = Counter(c.word for c in view.changes)
     known = sum(c.known is not None for c in view.changes)
     if not known:
         return "There are no baselines yet: `bench results bless` makes them, and then news shows here."
-    told = [f"{counts[word]} {word}" for word in Word if counts[word]]
-    return f"{', '.join(told) or 'Nothing new'}; {counts[None]} tests are as their baseline says."
+    same = sum(c.word is None for c in view.changes)
+    return f"{counted(view.changes) or 'Nothing new'}; {same} tests without news."
 
 
 def _trouble_words(view: Overview) -> str:

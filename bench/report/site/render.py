@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -38,14 +39,10 @@ class Writer:
 
 def slug(text: str) -> str:
     """A file name for any text; different texts have different names."""
-    import hashlib
-
-    plain = _PLAIN.sub("-", text).strip("-.")[:80]
-    return (
-        plain
-        if plain == text
-        else f"{plain}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:6]}"
-    )
+    plain = _PLAIN.sub("-", text).strip("-.")[:80] or "unnamed"
+    if plain == text:
+        return plain
+    return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:6]}"
 
 
 @cache
