@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -146,6 +147,7 @@ def _change_row(change: Change) -> dict[str, Any]:
 def results_compare(
     left: Annotated[str, typer.Argument(help="An image, a machine, a date or a run's number.")],
     right: Annotated[str, typer.Argument(help="Another of that kind.")],
+    page: Annotated[bool, typer.Option("--page", help="Write a page of the report too.")] = False,
     results: Results = None,
     json: Json = False,
 ) -> int:
@@ -164,6 +166,10 @@ def results_compare(
         for key in only:
             say(f"{' '.join(p for p in key if p):60} only {side}")
     say(f"{comparison.equal} of {comparison.tests} tests that both {comparison.kind}s tell of are equal")
+    if page:
+        from bench.report.site.pages import write_comparison
+
+        say(f"open {write_comparison(folder / 'reports', comparison).resolve()}")
     return 0
 
 
@@ -244,3 +250,81 @@ def results_prune(
     verb = "removed" if do_it else "would go (--yes removes them)"
     say(f"captures of {len(gone)} run{'s' * (len(gone) != 1)}, {size:.1f} MB, {verb}")
     return 0
+
+
+class Form(StrEnum):
+    """The forms of `bench results export`."""
+
+    JUNIT = "junit"
+    KTAP = "ktap"
+    KCIDB = "kcidb"
+    CSV = "csv"
+    PARQUET = "parquet"
+    MARKDOWN = "markdown"
+
+
+@app.command("export")
+def results_export(
+    form: Annotated[Form, typer.Argument(help="The form.")],
+    run: Runs = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file (default: standard output).")] = None,
+    machine: Annotated[str | None, typer.Option(help="Only this machine.")] = None,
+    image: Annotated[str | None, typer.Option(help="Only this image.")] = None,
+    since: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only runs from this day on.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All runs, not the latest of each machine and image.")] = False,
+    origin: Annotated[str, typer.Option(help="KCIDB: the name of this lab.")] = "bench",
+    results: Results = None,
+) -> int:
+    """Write results for other tools: JUnit XML, KTAP, KCIDB 5.3, CSV, Parquet, or Markdown for a forge's comment.
+
+    The latest run of each machine and image, if nothing else is said; CSV and Parquet have all runs. In JUnit a failure
+    is the kernel's and an error the lab's; in KTAP, which has no word for it, the lab's trouble is a skipped test.
+    """
+    from bench.report.export import chosen, latest_of_each
+
+    folder = results_folder(results)
+    stored = stored_runs(folder)
+    day = since.replace(tzinfo=UTC) if since else None
+    runs = chosen(stored, ids=frozenset(run or ()), machine=machine, image=image, since=day)
+    if not (every or run or since or form in (Form.CSV, Form.PARQUET)):
+        runs = latest_of_each(runs)
+    data = _exported(form, runs, folder, stored, origin)
+    if output is None:
+        if form is Form.PARQUET:
+            raise UsageError("Parquet is no text: name a file with --output")
+        say(data.decode("utf-8").rstrip("\n"))
+        return 0
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{output}: {error.strerror}") from error
+    say(f"{output}: {len(runs)} run{'s' * (len(runs) != 1)}, {len(data)} bytes")
+    return 0
+
+
+def _exported(form: Form, runs: list[StoredRun], folder: Path, stored: list[StoredRun], origin: str) -> bytes:
+    match form:
+        case Form.JUNIT:
+            from bench.report.export.junit import junit
+
+            return junit(runs)
+        case Form.KTAP:
+            from bench.report.export.ktap import ktap
+
+            return ("\n".join(ktap(runs)) + "\n").encode("utf-8", "backslashreplace")
+        case Form.KCIDB:
+            from bench.report.export.kcidb import kcidb
+
+            return (jsons.dumps(kcidb(runs, origin=origin), indent=1) + "\n").encode()
+        case Form.MARKDOWN:
+            from bench.report.export.markdown import markdown
+
+            return markdown(runs, changes_of(folder, stored)).encode("utf-8", "backslashreplace")
+        case Form.CSV:
+            from bench.report.export.tables import csv
+
+            return csv(runs)
+        case Form.PARQUET:
+            from bench.report.export.tables import parquet
+
+            return parquet(runs)
