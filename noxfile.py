@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 import nox
 
@@ -79,6 +80,21 @@ def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
     python(session, "pytest", "-m", "lab and not payloads", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("major", ["8", "9"])
+def plugin(session: nox.Session, major: str) -> None:
+    """The pytest plugin's own suite, under each major version of pytest."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    there = Path(f"build/pytest-{major}")
+    if not there.exists():
+        wanted = [f"pytest=={major}.*", "pytest-timeout", "pytest-xdist"]
+        python(session, "pip", "install", "--quiet", "--target", str(there), *wanted)
+    session.env["PYTHONPATH"] = str(there.resolve())
+    python(session, "pytest", "--version")
+    marks = "not kernels and not payloads"
+    python(session, "pytest", "-m", marks, "tests/test_pytest_plugin.py", *session.posargs)
 
 
 @nox.session

@@ -43,7 +43,7 @@ LAYERS = (
         "terminal",
         peers=True,
     ),
-    layer("batch"),
+    layer("batch", "pytest_plugin"),
     layer("run"),
     layer("report"),
     layer("judge", "doctor"),
