@@ -147,8 +147,10 @@ def explain(
     from bench.parse.capture_file import read_captures
     from bench.report.explain import explain as story
 
-    judgement = judge(read_captures(_capture_of(run)))
-    for line in story(judgement, windows=frozenset(window or ()), limit=10**9 if all_windows else 3):
+    where = _capture_of(run)
+    captures = read_captures(where)
+    wanted, limit = frozenset(window or ()), 10**9 if all_windows else 3
+    for line in story(judge(captures), windows=wanted, limit=limit, captures=captures, replay=str(where)):
         say(line)
     return 0
 
