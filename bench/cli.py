@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_images import app as images
+from bench.cli_night import night
 from bench.cli_report import report
 from bench.cli_results import app as results_app
 from bench.cli_run import run
+from bench.cli_watch import watch
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
 from bench.records import Capture
@@ -302,3 +304,5 @@ def results_pack(
 
 app.command()(run)
 app.command()(report)
+app.command()(night)
+app.command()(watch)

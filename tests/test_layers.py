@@ -32,15 +32,8 @@ def layer(*units: str, peers: bool = False) -> Layer:
 # From the top down. A module in none of them is a violation: give it a place.
 LAYERS = (
     layer(
-        "__main__",
-        "cli",
-        "cli_images",
-        "cli_report",
-        "cli_results",
-        "cli_run",
-        "cli_summary",
-        "progress",
-        "terminal",
+        *("__main__", "cli", "cli_images", "cli_night", "cli_report", "cli_results", "cli_run", "cli_summary"),
+        *("cli_watch", "progress", "status", "terminal"),
         peers=True,
     ),
     layer("batch", "pytest_plugin"),

@@ -11,7 +11,7 @@ from enum import StrEnum
 from bench.describe import value_words
 from bench.errors import UsageError
 from bench.records import ScenarioResult, Verdict
-from bench.report.fingerprint import fingerprint_of
+from bench.report.fingerprint import fingerprint_of, telling
 from bench.report.history import LAB_TROUBLE
 from bench.store import StoredRun
 
@@ -141,7 +141,7 @@ def _fields(run: StoredRun, scenario: ScenarioResult) -> Iterator[tuple[str, str
     yield "faults replayed", str(scenario.replayed)
     yield "resets", str(scenario.resets)
     yield "digests", str(scenario.digests)
-    first = scenario.findings[0] if scenario.findings else None
+    first = telling(scenario)
     yield "finding", fingerprint_of(scenario)
     yield "summary", first.summary if first else ""
     yield "field", first.field_name if first else ""

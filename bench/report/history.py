@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from bench.records import Verdict
-from bench.report.fingerprint import fingerprint_of
+from bench.report.fingerprint import fingerprint_of, telling
 from bench.store import RunRecord, StoredRun
 
 LAB_TROUBLE = frozenset({Verdict.MISS, Verdict.ERROR})
@@ -73,7 +73,8 @@ def series(runs: Iterable[StoredRun]) -> dict[Check, Series]:
         record = run.record
         for s in record.scenarios:
             one = found.setdefault(Check(record.machine, record.image, s.scenario), Series())
-            summary = s.findings[0].summary if s.findings else s.reason
+            first = telling(s)
+            summary = first.summary if first else s.reason
             result = Result(run.id, record.started, record.image_sha256, s.verdict, fingerprint_of(s), summary)
             (one.trouble if s.verdict in LAB_TROUBLE else one.results).append(result)
     return dict(sorted(found.items()))

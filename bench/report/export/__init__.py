@@ -7,7 +7,7 @@ from datetime import datetime
 
 from bench.describe import printable
 from bench.records import ScenarioResult
-from bench.report.fingerprint import fingerprint
+from bench.report.fingerprint import fingerprint, telling
 from bench.store import StoredRun
 
 
@@ -40,9 +40,10 @@ def chosen(
 
 
 def story(scenario: ScenarioResult) -> list[str]:
-    """The scenario's findings in lines of printable text; the reason if it has none."""
+    """The scenario's findings in lines of printable text, the telling one first; the reason if it has none."""
     lines = []
-    for f in scenario.findings:
+    first = telling(scenario)
+    for f in sorted(scenario.findings, key=lambda finding: finding is not first):
         where = ", ".join(f"{n} {v}" for n, v in (("window", f.window), ("event", f.event)) if v is not None)
         lines.append(printable(f"{f.component}: {f.summary}{f' ({where})' if where else ''} [{fingerprint(f)}]"))
         if f.why:

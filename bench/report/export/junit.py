@@ -9,6 +9,7 @@ from xml.etree import ElementTree as xml
 from bench.describe import printable
 from bench.records import ScenarioResult, Verdict
 from bench.report.export import story
+from bench.report.fingerprint import telling
 from bench.report.history import LAB_TROUBLE
 from bench.store import StoredRun
 
@@ -60,7 +61,8 @@ def _case(suite: xml.Element, run: StoredRun, scenario: ScenarioResult) -> None:
     case = xml.SubElement(suite, "testcase", classname=classname, name=printable(scenario.scenario), time="0")
     lines = story(scenario)
     first = lines[0] if lines else str(scenario.verdict)
-    component = scenario.findings[0].component if scenario.findings else "lab"
+    finding = telling(scenario)
+    component = finding.component if finding else "lab"
     if scenario.verdict is Verdict.FAIL:
         xml.SubElement(case, "failure", message=first, type=printable(component)).text = "\n".join(lines)
     elif scenario.verdict in LAB_TROUBLE:

@@ -14,7 +14,7 @@ from bench.describe import printable
 from bench.errors import UsageError
 from bench.records import Finding, ScenarioResult, Verdict
 from bench.report.export import story
-from bench.report.fingerprint import fingerprint
+from bench.report.fingerprint import fingerprint, telling
 from bench.report.history import LAB_TROUBLE
 from bench.report.rows import finding_row
 from bench.store import StoredRun
@@ -44,8 +44,9 @@ def kcidb(runs: Iterable[StoredRun], *, origin: str) -> dict[str, Any]:
         for scenario in run.record.scenarios:
             test = _test(run, scenario, build["id"], origin)
             tests.append(test)
-            if scenario.findings and scenario.verdict in (Verdict.FAIL, *LAB_TROUBLE):
-                issue = _issue(scenario, scenario.findings[0], origin)
+            finding = telling(scenario)
+            if finding and scenario.verdict in (Verdict.FAIL, *LAB_TROUBLE):
+                issue = _issue(scenario, finding, origin)
                 issues.setdefault(issue["id"], issue)
                 incidents.append(_incident(test, issue, origin))
     document: dict[str, Any] = {"version": {"major": MAJOR, "minor": MINOR}}

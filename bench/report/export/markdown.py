@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from bench.describe import printable
 from bench.records import Verdict
 from bench.report.export import latest_of_each
+from bench.report.fingerprint import telling
 from bench.report.history import LAB_TROUBLE, is_demonstration
 from bench.report.regressions import BAD, Change, change_words, counted
 from bench.store import StoredRun
@@ -65,7 +66,8 @@ def _lines(runs: Sequence[StoredRun], changes: Sequence[Change]) -> Iterator[str
 
 
 def _run_row(run: StoredRun) -> tuple[str, ...]:
-    finding = next((f for s in run.record.scenarios for f in s.findings), None)
+    worst = next((s for s in run.record.scenarios if s.verdict is run.record.verdict and s.findings), None)
+    finding = telling(worst) if worst else None
     words = f"{finding.component}: {finding.summary}" if finding else ""
     return run.record.machine, run.record.image, str(run.id), words
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.describe import printable
 from bench.errors import UsageError
-from bench.report.fingerprint import fingerprint_of
+from bench.report.fingerprint import fingerprint_of, telling
 from bench.report.history import is_demonstration
 from bench.store import StoredRun
 
@@ -28,7 +28,7 @@ def table(runs: Iterable[StoredRun]) -> pd.DataFrame:
     for run in runs:
         r = run.record
         for s in r.scenarios:
-            first = s.findings[0] if s.findings else None
+            first = telling(s)
             component, name = (first.component, first.field_name) if first else ("", "")
             rows.append(
                 (

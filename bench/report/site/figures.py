@@ -235,7 +235,7 @@ def transition_chart(rows: Sequence[Row]) -> Figure | None:
         return None
     to = ["none" if r.offered is None else f"0x{r.offered:x}" for r in seen]
     names = [
-        f"0x{r.signature:08x} pf 0x{r.flags:x} 0x{r.before:x}→{offered} {r.image}"
+        f"{r.latest.record.model}/{r.flags:x} 0x{r.before:x}→{offered} {r.image}"
         for r, offered in zip(seen, to, strict=True)
     ]
     shares = [r.updated / r.observed for r in seen]

@@ -13,7 +13,8 @@ from typing import Any
 from bench import manifest
 from bench.describe import value_words
 from bench.records import Finding, Verdict
-from bench.report.comparison import Comparison, compare_sides
+from bench.report.comparison import Comparison, Kind, compare_sides
+from bench.report.fingerprint import telling
 from bench.report.history import LAB_TROUBLE, is_demonstration
 from bench.report.regressions import BAD, Word, change_words, counted
 from bench.report.site import figures
@@ -76,6 +77,7 @@ _FILTERS = (
     ("image_page", image_page),
     ("story", change_words),
     ("side", _side),
+    ("telling", telling),
 )
 
 
@@ -329,7 +331,14 @@ def _pairs(view: Overview) -> list[tuple[str, str]]:
 
 def _compared(comparison: Comparison) -> dict[str, Any]:
     shown = comparison.differences[:MAX_DIFFERENCES]
-    return {"c": comparison, "shown": shown, "more": len(comparison.differences) > len(shown)}
+    # What is compared is in the heads already.
+    common = {Kind.IMAGE: ["machine"], Kind.MACHINE: ["image"], Kind.DATE: ["machine", "image"], Kind.RUN: []}
+    return {
+        "c": comparison,
+        "common": common[comparison.kind],
+        "shown": shown,
+        "more": len(comparison.differences) > len(shown),
+    }
 
 
 def _some(*charts: figures.Figure | None) -> list[figures.Figure]:

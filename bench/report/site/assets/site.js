@@ -85,6 +85,7 @@ function drawCharts() {
     const layout = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("--ink"), family: "system-ui, DejaVu Sans, sans-serif", size: 12 },
+      ...(place.clientWidth < 480 ? { font: { size: 9, color: colour("--ink") } } : {}),
       margin: { l: 56, r: 16, t: 10, b: 48 }, legend: { orientation: "h", y: 1.12 },
       hoverlabel: { bgcolor: colour("--surface"), font: { color: colour("--ink") } },
       ...figure.layout,
