@@ -47,7 +47,7 @@ class Check:
     how: str
     """How to get it."""
     group: str = "core"
-    """``core``: the bench does not work without it. ``payloads``: only `nox -s payloads` needs it."""
+    """``core``: the bench does not work without it. Else the one nox session that needs it."""
     packages: tuple[str, ...] = ()
     """Debian and Ubuntu packages that bring it."""
 
@@ -129,6 +129,7 @@ TOOLS = (
     ("ld", "links the payload", "binutils", "core"),
     ("clang", "nox -s payloads builds the payload with a second compiler", "clang", "payloads"),
     ("ld.lld", "nox -s payloads links the payload with a second linker", "lld", "payloads"),
+    ("chromium", "nox -s report opens the report in it", "chromium", "report"),
 )
 
 
@@ -252,9 +253,8 @@ def _table(found: list[Check]) -> list[str]:
     if core:
         lines.append(f"{core} of {len(found)} not as the bench needs them.")
     else:
-        lines.append(
-            "All that the bench needs is here." + (" What is absent only nox -s payloads needs." if bad else "")
-        )
+        sessions = " and ".join(dict.fromkeys(f"nox -s {check.group}" for check in bad))
+        lines.append("All that the bench needs is here." + (f" What is absent is for {sessions} alone." if bad else ""))
     if any(check.packages for check in bad):
         lines.append("What apt has, this gets: bench doctor --install")
     return lines

@@ -62,6 +62,7 @@ def test_an_empty_path_lacks_every_program_and_names_its_package() -> None:
         assert package in found[name].packages and package in found[name].how
     for name in ("clang", "ld.lld"):
         assert not found[name].ok and found[name].group == "payloads"
+    assert not found["chromium"].ok and found["chromium"].group == "report"
     assert not found["PC firmware for QEMU"].ok
 
 
