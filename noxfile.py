@@ -78,6 +78,13 @@ def payloads(session: nox.Session) -> None:
 
 
 @nox.session
+def kernels(session: nox.Session) -> None:
+    """Build Linux and build it again: the same bytes (network the first time; 5 to 15 minutes, then one)."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", "-m", "kernels", *session.posargs)
+
+
+@nox.session
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")

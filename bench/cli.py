@@ -6,6 +6,7 @@ import json as jsons
 import os
 import sys
 from collections.abc import Iterator
+from heapq import merge
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,18 +191,21 @@ def _parsed_rows(boot: int, capture: Capture, *, only_damage: bool) -> Iterator[
     """Rows and their words: trace rows in order, each of the kernel's own behind the stretch in which it begins."""
     from bench.parse.kernel import as_json, in_words, read_kernel_log
     from bench.parse.kernel_panic import EarlyException
+    from bench.parse.lines import has_record
 
-    said = read_kernel_log(capture.data)
+    said = iter(read_kernel_log(capture.data))
     if only_damage:
-        said = [each for each in said if isinstance(each, EarlyException) and (each.truncated or not each.intact)]
-    rows = list(_parsed(boot, capture.data, capture.nonce))
+        said = (each for each in said if isinstance(each, EarlyException) and (each.truncated or not each.intact))
+    rows: list[dict[str, Any]] = []
+    if capture.machine or has_record(capture.data):
+        rows = list(_parsed(boot, capture.data, capture.nonce))
     if only_damage:
         rows = [row for row in rows if row["mark"] not in ("record", "foreign")]
     elif not capture.machine and all(row["mark"] in ("foreign", "damaged") for row in rows):
         rows = []
-    found = [(each.span[0], 1, as_json(each), f"{each.span[0]:8d}  kernel     {in_words(each)}") for each in said]
-    found += [(row["span"][0], 0, row, _parsed_line(row)) for row in rows]
-    for _, _, row, words in sorted(found, key=lambda each: each[:2]):
+    kernels = ((each.span[0], 1, as_json(each), f"{each.span[0]:8d}  kernel     {in_words(each)}") for each in said)
+    traces = ((row["span"][0], 0, row, _parsed_line(row)) for row in rows)
+    for _, _, row, words in merge(traces, kernels, key=lambda each: each[:2]):
         yield row, words
 
 

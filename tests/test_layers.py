@@ -32,16 +32,29 @@ def layer(*units: str, peers: bool = False) -> Layer:
 # From the top down. A module in none of them is a violation: give it a place.
 LAYERS = (
     layer(
-        *("__main__", "cli", "cli_images", "cli_night", "cli_report", "cli_results", "cli_run", "cli_summary"),
+        *(
+            "__main__",
+            "cli",
+            "cli_images",
+            "cli_kernels",
+            "cli_night",
+            "cli_report",
+            "cli_results",
+            "cli_run",
+            "cli_summary",
+        ),
         *("cli_watch", "progress", "status", "terminal"),
         peers=True,
     ),
     layer("batch", "pytest_plugin"),
+    layer("run_kernel"),
     layer("run"),
     layer("report"),
     layer("judge", "doctor"),
+    layer("unpatched"),
+    layer("outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
-    layer("describe", "manifest", "records", "script", "wire", peers=True),
+    layer("describe", "initrd", "linux", "manifest", "records", "script", "wire", peers=True),
     layer("x86"),
     layer("errors"),
 )

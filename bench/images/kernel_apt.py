@@ -143,6 +143,13 @@ class Apt:
         said = self._run("apt-cache", "madison", package)
         return list(dict.fromkeys(line.split("|")[1].strip() for line in said.splitlines() if line.count("|") >= 2))
 
+    def depends(self, package: str, version: str) -> list[str]:
+        """Names of the packages that this version of `package` depends on, alternatives left out."""
+        said = self._run("apt-cache", "show", f"{package}={version}")
+        line = next((line for line in said.splitlines() if line.startswith("Depends:")), "Depends:")
+        wanted = (each.split("|")[0].strip() for each in line.removeprefix("Depends:").split(","))
+        return [each.split()[0] for each in wanted if each]
+
     def download(self, package: str, version: str, to: Path) -> Path:
         """Fetch a package into the folder `to`. Raises PackageGone, or LabError if the mirror does not answer."""
         if self._fresh or version not in self.versions(package):

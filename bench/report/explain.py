@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from bench.describe import FIELD_WORDS, event_words, printable, step_of, step_words, value_words
+from bench.describe import FIELD_WORDS, event_words, printable, value_words, where_words
 from bench.judge import Judgement, WindowVerdict
 from bench.records import EVENT_FIELDS, BootFacts, Capture, Event, EventKind, Verdict
 from bench.report.bits import beside, layout
@@ -94,7 +94,7 @@ def _divergence(verdict: WindowVerdict) -> Iterator[str]:
     for number in range(max(0, divergence.event - _EVENTS_BEFORE), divergence.event):
         yield f"    {number:5d}  {event_words(seen[number])}"
     step = (divergence.observed or divergence.predicted or Event(kind=EventKind.END)).step
-    yield f"  Event {divergence.event}, {step_words(step_of(verdict.window, step))}:"
+    yield f"  Event {divergence.event}, {where_words(verdict.window, step)}:"
     rows = [("", "model", "machine"), *_rows(divergence.predicted, divergence.observed)]
     wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, model, machine in rows:

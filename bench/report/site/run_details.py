@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.describe import FIELD_WORDS, event_words, step_of, step_words, value_words
+from bench.describe import FIELD_WORDS, event_words, value_words, where_words
 from bench.errors import BenchError
 from bench.judge import Judgement, WindowVerdict, judge
 from bench.parse.capture_file import pack, read_captures
@@ -163,7 +163,7 @@ def _divergence(verdict: WindowVerdict, boots: Sequence[Boot]) -> DivergencePart
     return DivergencePart(
         window=verdict,
         facts=facts_words(window.stimulus.facts) if window else "",
-        step=step_words(step_of(window, step)) if window else "",
+        step=where_words(window, step) if window else "",
         before=tuple((n, event_words(events[n])) for n in range(max(0, at - EVENTS_BEFORE), min(at, len(events)))),
         model=event_words(model),
         machine=event_words(machine),
