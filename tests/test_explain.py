@@ -16,6 +16,7 @@ from bench.records import Capture, Comparison, Divergence, Event, EventKind, Fin
 from bench.report.bits import ERROR_CODE, LEAF_2M, TABLE_ENTRY, beside, bits_of, decoded, error_words
 from bench.report.catalogue import CATALOGUE, likely
 from bench.report.explain import explain
+from bench.report.site.pool import FREE, size_of, uses
 from bench.wire import encode
 
 CAPTURES = Path(__file__).parent / "captures"
@@ -109,6 +110,26 @@ def test_an_entry_fits_wherever_two_events_are_nothing_alike() -> None:
             divergence = Divergence(1, "kind", other, Event(kind))
             likely(replace(first, comparison=Comparison(divergence, 1, 1, 0, 0)))
     assert len({row.name for row in CATALOGUE}) == len(CATALOGUE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["skylake-server-v3.9", "ivybridge-seed-2012", "la57-la57"])
+def test_the_drawn_pool_is_set_back_as_often_as_the_model_says(name: str) -> None:
+    compared = 0
+    for verdict in judge([capture_of(name)]).windows:
+        assert verdict.window and verdict.prediction
+        drawn = list(uses(verdict.window))
+        resets = sum(use.reset for use in drawn)
+        if verdict.prediction.outcome == "done":
+            assert resets == verdict.prediction.resets, verdict.number
+            compared += resets
+        else:  # Of a livelock only the first faults are written, of an endless handler none.
+            assert resets <= verdict.prediction.resets
+        for use in drawn:
+            in_use = [slot for slot, role in enumerate(use.roles) if role != FREE]
+            assert use.taken <= size_of(verdict.window)
+            assert in_use == list(range(use.taken))
+    assert compared > 0
 
 
 # --- bits -------------------------------------------------------------------------------------------------------------

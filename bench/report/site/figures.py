@@ -24,8 +24,6 @@ _MARKERS = {Verdict.PASS: "circle", Verdict.FAIL: "x", Verdict.MISS: "triangle-u
             Verdict.DONE: "square", Verdict.SKIP: "circle-open"}  # fmt: skip
 # Points of a chart, and rows of its table. More would neither be seen nor read.
 MAX_POINTS = 1500
-# EARLY_DYNAMIC_PAGE_TABLES, the same in every release.
-POOL_MAX = 64
 
 
 @dataclass(frozen=True)
@@ -83,109 +81,50 @@ def trend(name: str, runs: Sequence[StoredRun], *, by: str) -> Figure | None:
     return Figure(name, "Verdicts over time", about, data, layout, heads, rows, height=150 + 34 * lines)
 
 
-def boot_timeline(number: int, capture: Capture, chunks: Sequence[tuple[float, int]]) -> Figure | None:
-    """Bytes over the time of a boot, and what the lab did and saw; None if neither was recorded."""
-    if not chunks and not capture.events:
+_BOOT_COLOURS = ("var:--accent", "var:--pool-leaf", "var:--pool-new", "var:--quiet")
+
+
+def boots(captures: Sequence[Capture], chunks: Sequence[Sequence[tuple[float, int]]]) -> Figure | None:
+    """Bytes over the time of each boot, and what the lab did and saw; None if neither was recorded."""
+    data: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
+    for number, (capture, came) in enumerate(zip(captures, chunks, strict=True), start=1):
+        kept = [*came[:: len(came) // MAX_POINTS + 1], *came[-1:]]
+        colour = _BOOT_COLOURS[(number - 1) % len(_BOOT_COLOURS)]
+        if kept:
+            data.append(
+                {"type": "scatter", "mode": "lines", "name": f"boot {number}", "x": [t for t, _ in kept],
+                 "y": [n for _, n in kept], "line": {"color": colour, "shape": "hv"}}
+            )  # fmt: skip
+        if capture.events:
+            words = [str(e.kind).replace("_", " ") for e in capture.events]
+            data.append(
+                {"type": "scatter", "mode": "markers", "name": f"lab, boot {number}",
+                 "x": [e.at_s for e in capture.events], "y": [e.offset for e in capture.events],
+                 "text": [f"boot {number}: {w}" for w in words], "hoverinfo": "x+text", "showlegend": number == 1,
+                 "marker": {"color": "var:--lab", "size": 9, "symbol": "diamond"}}
+            )  # fmt: skip
+        told = [(f"{t:.3f}", "bytes so far", str(n), "") for t, n in kept[:: len(kept) // 40 + 1]]
+        told += [
+            (f"{e.at_s:.3f}", word, str(e.offset), ", ".join(f"{k} {v}" for k, v in e.witness.items()))
+            for e, word in zip(capture.events, words if capture.events else (), strict=True)
+        ]
+        rows += [(str(number), *row) for row in sorted(told, key=lambda row: float(row[0]))]
+    if not data:
         return None
-    step = max(1, len(chunks) // MAX_POINTS + (len(chunks) % MAX_POINTS > 0)) if chunks else 1
-    kept = [*chunks[::step], *chunks[-1:]]
-    data: list[dict[str, Any]] = [
-        {"type": "scatter", "mode": "lines", "name": "bytes", "x": [t for t, _ in kept], "y": [n for _, n in kept],
-         "line": {"color": "var:--accent", "shape": "hv"}},
-        {"type": "scatter", "mode": "markers", "name": "lab",
-         "x": [e.at_s for e in capture.events], "y": [e.offset for e in capture.events],
-         "text": [str(e.kind).replace("_", " ") for e in capture.events], "hoverinfo": "x+text",
-         "marker": {"color": "var:--lab", "size": 11, "symbol": "diamond"}},
-    ]  # fmt: skip
-    rows: list[tuple[str, ...]] = [
-        (
-            f"{e.at_s:.3f}",
-            str(e.kind).replace("_", " "),
-            str(e.offset),
-            ", ".join(f"{k} {v}" for k, v in e.witness.items()),
-        )
-        for e in capture.events
-    ]
-    rows += [(f"{t:.3f}", "bytes so far", str(n), "") for t, n in kept[:: max(1, len(kept) // 40)]]
-    rows.sort(key=lambda r: float(r[0]))
     layout = {
         "xaxis": {"title": {"text": "seconds since the capture was opened"}},
         "yaxis": {"title": {"text": "bytes"}},
     }
-    about = "Bytes that had come from the serial line, with what the lab did and saw."
-    heads = ("seconds", "what", "bytes", "witness")
-    return Figure(f"boot-{number}", f"Boot {number}", about, data, layout, heads, rows, height=260)
+    about = "Bytes that had come from the serial line, with what the lab did and saw (diamonds)."
+    heads = ("boot", "seconds", "what", "bytes", "witness")
+    title = "Timeline of the boot" if len(captures) == 1 else f"Timeline of {len(captures)} boots"
+    return Figure("boot", title, about, data, layout, heads, rows)
 
 
-FREE, UPPER, LEAF, NEW = 0, 1, 2, 3
-_ROLES = ("free", "upper table (PUD or P4D)", "PMD table", "taken in this fault")
-
-
-def pool(window: Window) -> Figure | None:
-    """The 64 tables of the pool over the faults of a window; None if it has no fault that was handled."""
-    facts = window.stimulus.facts
-    exits = [e for e in window.observation.events if e.kind is EventKind.EXIT and e.next is not None][:MAX_POINTS]
-    if not exits:
-        return None
-    roles = [FREE] * POOL_MAX
-    columns: list[list[int]] = []
-    rows: list[tuple[str, ...]] = []
-    resets: list[int] = []
-    before = 0
-    for number, event in enumerate(exits):
-        taken = min(event.next or 0, POOL_MAX)
-        if taken <= before and event.pgd and before:
-            resets.append(number)
-            roles = [FREE] * POOL_MAX
-            before = 0
-        column = list(roles)
-        tables = {"pgd": UPPER, "p4d": UPPER, "pud": LEAF}
-        said = {}
-        for name, role in tables.items():
-            slot = ((getattr(event, name) or 0) & 0x000F_FFFF_FFFF_F000) - facts.phys_dynamic >> 12
-            if getattr(event, name) and 0 <= slot < POOL_MAX:
-                roles[slot] = role
-                column[slot] = NEW if before <= slot < taken else role
-                said[name] = slot
-        for slot in range(before, taken):
-            column[slot] = NEW
-            roles[slot] = roles[slot] or LEAF
-        columns.append(column)
-        slots = ", ".join(f"{name} in {slot}" for name, slot in said.items())
-        rows.append(
-            (str(number), str(taken), slots or "no table of the pool", "reset" if number in resets[-1:] else "")
-        )
-        before = taken
-    # A window with a small pool touches nothing beyond it: two free tables are drawn there, to show just that.
-    top = min(POOL_MAX, max(facts.pool, *(e.next or 0 for e in exits)) + 2)
-    colours = ("var:--surface", "var:--accent", "var:--pool-leaf", "var:--pool-new")
-    scale = [[at, colour] for i, colour in enumerate(colours) for at in (i / 4, (i + 1) / 4)]
-    data = [
-        {"type": "heatmap", "z": [list(line) for line in zip(*columns, strict=True)], "zmin": 0, "zmax": 4,
-         "colorscale": scale, "xgap": 1, "ygap": 1, "hovertemplate": "fault %{x}, table %{y}<extra></extra>",
-         "colorbar": {"tickvals": [0.5, 1.5, 2.5, 3.5], "ticktext": ["free", "upper", "PMD", "new"], "len": 0.9},
-         "zsmooth": False}
-    ]  # fmt: skip
-    # A cell of role r has the middle of its quarter of the scale.
-    data[0]["z"] = [[v + 0.5 for v in line] for line in data[0]["z"]]  # type: ignore[attr-defined]
-    shapes = [
-        {"type": "line", "x0": n - 0.5, "x1": n - 0.5, "y0": -0.5, "y1": top - 0.5,
-         "line": {"color": "var:--fail", "width": 2, "dash": "dot"}}
-        for n in resets
-    ]  # fmt: skip
-    shapes.append({"type": "line", "x0": -0.5, "x1": len(exits) - 0.5, "y0": facts.pool - 0.5, "y1": facts.pool - 0.5,
-                   "line": {"color": "var:--ink", "width": 1, "dash": "dash"}})  # fmt: skip
-    layout = {
-        "xaxis": {"title": {"text": "fault that was handled"}, "constrain": "domain"},
-        "yaxis": {"title": {"text": "table of the pool"}, "range": [-0.5, top - 0.5], "dtick": 8 if top > 16 else 1},
-        "shapes": shapes,
-    }
-    about = (
-        f"Which tables of the pool each fault of window {window.number} used; the dashed line is the end of this "
-        f"window's pool ({facts.pool}), dotted lines are resets ({len(resets)})."
-    )
-    heads = ("fault", "next_early_pgt", "tables", "")
-    return Figure("pool", f"The pool in window {window.number}", about, data, layout, heads, rows, height=460)
+# Labels of the axis, in bytes.
+_SIZES = {1 << 20: "1 MiB", 1 << 24: "16 MiB", 1 << 30: "1 GiB", 1 << 34: "16 GiB", 1 << 40: "1 TiB",
+          1 << 46: "64 TiB", 1 << 52: "4 PiB"}  # fmt: skip
 
 
 def faults(windows: Sequence[Window]) -> Figure | None:
@@ -193,11 +132,11 @@ def faults(windows: Sequence[Window]) -> Figure | None:
     points = []
     beyond = 0
     for window in windows:
-        facts = window.stimulus.facts
+        highest = 1 << (52 if window.stimulus.facts.levels == 5 else 46)  # MAXMEM
         for event in window.observation.events:
             if event.kind is EventKind.ENTER and event.vector == 14 and event.cr2 is not None:
-                phys = event.cr2 - facts.page_offset & 0xFFFF_FFFF_FFFF_FFFF
-                if phys < 1 << 52:
+                phys = event.cr2 - _page_offset(window, event.step) & 0xFFFF_FFFF_FFFF_FFFF
+                if phys < highest:
                     points.append((window.number, event, phys))
                 else:
                     beyond += 1
@@ -206,7 +145,7 @@ def faults(windows: Sequence[Window]) -> Figure | None:
     shown = points[:MAX_POINTS]
     data = [
         {"type": "scatter", "mode": "markers", "name": "page faults", "x": list(range(len(shown))),
-         "y": [phys / 2**30 for _, _, phys in shown],
+         "y": [max(phys, 1 << 20) for _, _, phys in shown],
          "text": [f"window {w}, step {e.step}: 0x{phys:x}" for w, e, phys in shown], "hoverinfo": "text",
          "marker": {"color": [w % 2 for w, _, _ in shown], "size": 6,
                     "colorscale": [[0, "var:--accent"], [1, "var:--pool-leaf"]]}}
@@ -217,15 +156,30 @@ def faults(windows: Sequence[Window]) -> Figure | None:
     ]
     layout = {
         "xaxis": {"title": {"text": "fault"}},
-        "yaxis": {"title": {"text": "physical address (GiB)"}, "rangemode": "tozero"},
+        "yaxis": {
+            "title": {"text": "physical address"},
+            "type": "log",
+            "tickvals": list(_SIZES),
+            "ticktext": list(_SIZES.values()),
+        },
     }
+    outside = f" {beyond} faults outside the direct map are not drawn." if beyond else ""
     about = (
-        "Where in physical memory the page faults of the run fell, in their order; the two colours tell neighbouring "
-        f"windows apart. {beyond} faults outside the direct map are not drawn."
+        "Where in physical memory the page faults of the run fell, in their order; what is below 1 MiB is drawn there. "
+        f"The two colours tell neighbouring windows apart.{outside}"
     )
     heads = ("fault", "window", "step", "CR2", "physical address", "error code")
     left = len(points) - len(shown)
     return Figure("faults", "Faults over physical address", about, data, layout, heads, rows, left_out=left)
+
+
+def _page_offset(window: Window, step: int | None) -> int:
+    """PAGE_OFFSET at a step: as `begin` says, or as a kernel has moved it since."""
+    base = window.stimulus.facts.page_offset
+    for each in window.stimulus.steps:
+        if step is not None and each.step <= step:
+            base = getattr(each, "page_offset", 0) or base
+    return base
 
 
 def transition_chart(rows: Sequence[Row]) -> Figure | None:

@@ -19,6 +19,7 @@ from bench.report.bits import ENTRY_FIELDS, BitRow, beside, bits_of
 from bench.report.catalogue import Known, likely
 from bench.report.explain import facts_words
 from bench.report.site import figures
+from bench.report.site.pool import pool
 from bench.report.site.serial import Line, lines
 
 EVENTS_BEFORE = 4
@@ -64,7 +65,6 @@ class Boot:
     lines: tuple[Line, ...]
     more_lines: int
     packed: bytes
-    figure: figures.Figure | None
     microcode: tuple[str, ...]
 
 
@@ -93,7 +93,8 @@ def details(folder: Path) -> Details:
     boots = tuple(_boot(n, c, log, bad) for n, (c, log) in enumerate(zip(captures, logs, strict=True), start=1))
     windows = [w.window for w in judgement.windows if w.window]
     drawn = bad.window if bad and bad.window else max(windows, key=lambda w: len(w.observation.events), default=None)
-    charts = [b.figure for b in boots] + [figures.pool(drawn) if drawn else None, figures.faults(windows)]
+    timeline = figures.boots(captures, [_chunks(c) for c in captures])
+    charts = [timeline, pool(drawn) if drawn else None, figures.faults(windows)]
     return Details(
         judgement=judgement,
         boots=boots,
@@ -116,7 +117,6 @@ def _boot(number: int, capture: Capture, log: TraceLog, bad: WindowVerdict | Non
         lines=shown,
         more_lines=max(0, total - len(shown)),
         packed=pack(capture),
-        figure=figures.boot_timeline(number, capture, _chunks(capture)),
         microcode=said,
     )
 
