@@ -16,8 +16,12 @@ from bench.cli_images import app as images
 from bench.cli_inventory import check, schema
 from bench.cli_lock import app as lock
 from bench.cli_microcode import app as microcode
+from bench.cli_night import night
 from bench.cli_power import power
+from bench.cli_report import report
+from bench.cli_results import app as results_app
 from bench.cli_run import run
+from bench.cli_watch import watch
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
 from bench.records import Capture
@@ -32,7 +36,6 @@ app = typer.Typer(
     "Exit codes: 0 all agree, 1 a kernel differs, 2 wrong use, 3 the lab failed, 130 interrupted.",
 )
 inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the bench knows.")
-results_app = typer.Typer(no_args_is_help=True, help="What earlier runs found. Needs no lab.")
 app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
 app.add_typer(microcode, name="microcode")
@@ -153,8 +156,10 @@ def explain(
     from bench.parse.capture_file import read_captures
     from bench.report.explain import explain as story
 
-    judgement = judge(read_captures(_capture_of(run)))
-    for line in story(judgement, windows=frozenset(window or ()), limit=10**9 if all_windows else 3):
+    where = _capture_of(run)
+    captures = read_captures(where)
+    wanted, limit = frozenset(window or ()), 10**9 if all_windows else 3
+    for line in story(judge(captures), windows=wanted, limit=limit, captures=captures, replay=str(where)):
         say(line)
     return 0
 
@@ -311,3 +316,6 @@ inventory_app.command()(check)
 inventory_app.command()(schema)
 app.command()(run)
 app.command()(power)
+app.command()(report)
+app.command()(night)
+app.command()(watch)

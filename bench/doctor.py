@@ -137,6 +137,7 @@ TOOLS = (
     ("clang", "nox -s payloads builds the payload with a second compiler", "clang", "payloads"),
     ("ld.lld", "nox -s payloads links the payload with a second linker", "lld", "payloads"),
     ("iucode_tool", "nox -s microcode holds our reading of Intel's files against its", "iucode-tool", "microcode"),
+    ("chromium", "nox -s report opens the report in it", "chromium", "report"),
 )
 
 
@@ -302,7 +303,7 @@ def _table(found: list[Check]) -> list[str]:
         lines.append(f"{core} of {len(found)} not as the bench needs them.")
     else:
         sessions = " and ".join(dict.fromkeys(f"nox -s {check.group}" for check in bad))
-        lines.append("All that the bench needs is here." + (f" What is absent only {sessions} needs." if bad else ""))
+        lines.append("All that the bench needs is here." + (f" What is absent is for {sessions} alone." if bad else ""))
     if any(check.packages for check in bad):
         lines.append("What apt has, this gets: bench doctor --install")
     return lines

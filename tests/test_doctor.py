@@ -47,7 +47,7 @@ def test_every_check_says_what_was_found_why_it_matters_and_how_to_get_it() -> N
     assert len({check.name for check in found}) == len(found)
     for check in found:
         assert check.found and check.why and check.how
-        assert check.group in ("core", "payloads", "microcode")
+        assert check.group in ("core", "payloads", "microcode", "report")
 
 
 def test_the_interpreter_that_runs_this_is_new_enough() -> None:
@@ -63,6 +63,7 @@ def test_an_empty_path_lacks_every_program_and_names_its_package() -> None:
         assert package in found[name].packages and package in found[name].how
     for name in ("clang", "ld.lld"):
         assert not found[name].ok and found[name].group == "payloads"
+    assert not found["chromium"].ok and found["chromium"].group == "report"
     assert not found["PC firmware for QEMU"].ok
     kernels = found["tools that build kernels"]
     assert not kernels.ok and kernels.group == "core"
