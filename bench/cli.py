@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli_console import console
 from bench.cli_images import app as images
 from bench.cli_inventory import check, schema
 from bench.cli_lock import app as lock
@@ -305,3 +306,4 @@ inventory_app.command()(check)
 inventory_app.command()(schema)
 app.command()(run)
 app.command()(power)
+app.command()(console)

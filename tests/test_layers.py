@@ -34,6 +34,7 @@ LAYERS = (
     layer(
         "__main__",
         "cli",
+        "cli_console",
         "cli_images",
         "cli_inventory",
         "cli_lock",
@@ -77,6 +78,7 @@ MAY_NAME_STREAMS = {
     "wire.py": "prints the C header when it is run as a program",
     "doctor.py": "hands its standard error to apt-get",
     "lab/power/bmc_child.py": "is a program of its own, which answers on standard output",
+    "lab/urls/sol_child.py": "is a program of its own, whose output is the serial line's",
     "lab/power/die_with_parent.py": "is a program of its own, started in front of QEMU",
 }
 

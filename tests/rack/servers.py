@@ -55,9 +55,9 @@ def wait_for(what: Callable[[], object], why: str, patience_s: float = PATIENCE_
 
 
 def listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-        return True
-    return False
+    """Whether somebody listens, found without knocking: a console server would open its device for us."""
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return any(f":{port:04X} " in line and " 0A " in line for line in lines)
 
 
 @contextmanager
@@ -319,10 +319,10 @@ def cable(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 @contextmanager
-def console_server(folder: Path, device: Path) -> Iterator[tuple[str, str]]:
-    """ser2net on `device`; yields its rfc2217:// and its socket:// URL."""
+def console_server(folder: Path, device: Path, *, raw_port: int = 0) -> Iterator[tuple[str, str]]:
+    """ser2net on `device`; yields its rfc2217:// and its socket:// URL (on `raw_port`, or any)."""
     folder.mkdir(exist_ok=True)
-    telnet, raw = free_port(), free_port()
+    telnet, raw = free_port(), raw_port or free_port()
     (folder / "ser2net.yaml").write_text(f"""connection: &telnet
   accepter: telnet(rfc2217=true),tcp,127.0.0.1,{telnet}
   connector: serialdev,{device},115200n81,local
