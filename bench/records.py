@@ -83,6 +83,10 @@ class Machine:
 class LabEventKind(StrEnum):
     """What the lab itself did or saw, beside the bytes. Times are seconds since the capture was opened."""
 
+    LOADED = "loaded"
+    """The next power-on will start what is to be run (metal only)."""
+    RESTORED = "restored"
+    """The next power-on will start the machine's known-good system again (metal only)."""
     POWER_ON = "power_on"
     FIRST_BYTE = "first_byte"
     MARKER = "marker"

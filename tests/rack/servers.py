@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,13 +135,18 @@ esac
         return path
 
 
+SMALL = ("-accel", "tcg", "-m", "64")
+
+
 @contextmanager
-def machine(folder: Path, kernel: Path, *, serial: Sequence[str] = (), more: Sequence[str] = ()) -> Iterator[Machine]:
-    """A machine that is off. `serial` is QEMU's option for its port (default: none)."""
+def machine(
+    folder: Path, kernel: Path, *, serial: Sequence[str] = (), more: Sequence[str] = (), board: Sequence[str] = SMALL
+) -> Iterator[Machine]:
+    """A machine that is off. `serial` is the option for its port (default: none), `board` are processor and memory."""
     qemu = program("qemu-system-x86_64")
     folder.mkdir(exist_ok=True)
     pid_file, start = folder / "pid", folder / "start"
-    options = ["-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-monitor", "none", "-no-user-config"]
+    options = ["-nodefaults", "-display", "none", "-monitor", "none", "-no-user-config", *board]
     words = [qemu, *options, *(serial or ["-serial", "null"]), "-kernel", str(kernel), *more]
     quoted = " ".join(f"'{word}'" for word in words)
     start.write_text(f"#!/bin/sh\ncd {folder}\necho $$ >{pid_file}.new && mv {pid_file}.new {pid_file}\n"
@@ -340,9 +345,3 @@ def silent_server() -> Iterator[int]:
     """Takes TCP connections and says nothing, ever."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         yield one.getsockname()[1]
-
-
-@contextmanager
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as one:
-        yield one
