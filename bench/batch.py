@@ -13,23 +13,25 @@ from pathlib import Path
 from bench.bugs import Bug
 from bench.errors import BenchError, UsageError
 from bench.images import PayloadImage
+from bench.judge import Judgement
 from bench.lab.boot import Limits, Progress
 from bench.records import Verdict
-from bench.run import Order, RunResult, judge_folders
+from bench.run import KernelOrder, Order, RunResult, judge_folders
 from bench.run import run as run_order
+from bench.run_kernel import run_kernel
 
 
 @dataclass(frozen=True)
 class Task:
     """An order and, for a demonstration, the bug in it."""
 
-    order: Order
+    order: Order | KernelOrder
     bug: Bug | None = None
 
     @property
     def name(self) -> str:
         """Machine and variant, as progress shows them."""
-        return f"{self.order.machine.name} {self.order.variant}{' (demonstration)' if self.bug else ''}"
+        return f"{self.order.machine.name} {self.order.label}{' (demonstration)' if self.bug else ''}"
 
 
 @dataclass
@@ -72,16 +74,20 @@ def carry_out(
     )
 
     def one(task: Task) -> Outcome:
+        def judged(folders: Sequence[Path]) -> Judgement:
+            return judges.submit(judge_folders, folders).result()
+
+        def tell(news: Progress) -> None:
+            progress(task, news)
+
+        order = task.order
         try:
-            result = run_order(
-                task.order,
-                payload=payload,
-                results=results,
-                limits=limits,
-                judged=lambda folders: judges.submit(judge_folders, folders).result(),
-                progress=lambda p: progress(task, p),
-                cancel=cancel,
-            )
+            if isinstance(order, KernelOrder):
+                result = run_kernel(order, results=results, limits=limits, judged=judged, progress=tell, cancel=cancel)
+            else:
+                result = run_order(
+                    order, payload=payload, results=results, limits=limits, judged=judged, progress=tell, cancel=cancel
+                )
             outcome = Outcome(task, result)
         except BenchError as error:
             outcome = Outcome(task, error=error)

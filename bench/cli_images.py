@@ -14,6 +14,7 @@ from bench.errors import UsageError
 from bench.terminal import note, say
 
 if TYPE_CHECKING:
+    from bench.images import KernelImage
     from bench.images.kernel import BuildProgress
     from bench.images.kernel_source import Wishes
 
@@ -73,14 +74,21 @@ def _payload(root: Path, compiler: str) -> dict[str, Any]:
     }
 
 
-def _kernel(root: Path, name: str, series: list[str], wishes: Wishes, jobs: int | None, quiet: bool) -> dict[str, Any]:
+def build_with_progress(
+    root: Path, name: str, series: list[str], wishes: Wishes | None = None, jobs: int | None = None, *, quiet: bool
+) -> KernelImage:
+    """Build a kernel, or find it built, and say on standard error how it is getting on."""
     from bench.images.kernel import build_kernel
 
     progress = _Progress(quiet=quiet)
     try:
-        image = build_kernel(root, name, extra_series=series, wishes=wishes, jobs=jobs, tell=progress)
+        return build_kernel(root, name, extra_series=series, wishes=wishes, jobs=jobs, tell=progress)
     finally:
         progress.close()
+
+
+def _kernel(root: Path, name: str, series: list[str], wishes: Wishes, jobs: int | None, quiet: bool) -> dict[str, Any]:
+    image = build_with_progress(root, name, series, wishes, jobs, quiet=quiet)
     manifest = image.manifest
     row = {"image": image.name, "kernel": str(image.kernel), "image_id": f"{image.image_id:016x}"}
     row |= {"sha256": image.sha256, "release": image.release, "source": manifest["source"]["name"]}

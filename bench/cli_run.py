@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.errors import UsageError
-from bench.records import Machine, worst
+from bench.records import PAYLOAD_VARIANTS, Machine, worst
 from bench.terminal import say
 
 if TYPE_CHECKING:
     from bench.batch import Outcome, Task
 
 SCENARIOS = Path("firmware-images/scenarios")
-PAYLOAD_VARIANTS = ("seed-2012", "v3.9", "la57")
+PAYLOAD = "payload"
 
 
 def run(
@@ -28,6 +28,15 @@ def run(
     variant: Annotated[list[str] | None, typer.Option(help="Handler variant (default: each that applies).")] = None,
     scenario: Annotated[list[str] | None, typer.Option(help="Scenario (default: the whole set).")] = None,
     scenario_set: Annotated[str, typer.Option("--set", help="Set of scenarios.")] = "hil",
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="payload, or a kernel of `bench images list` (may be repeated; default: payload)."),
+    ] = None,
+    plan: Annotated[list[str] | None, typer.Option("--boot", help="Boot plan of a kernel (default: its set).")] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Kernels and boot plans of the long set too, on more machines."),
+    ] = False,
     demonstrate: Annotated[
         bool, typer.Option(help="One more boot a machine with a hidden bug in the handler, which must be found.")
     ] = False,
@@ -39,6 +48,7 @@ def run(
 ) -> int:
     """Boot machines with the payload, capture what they say and hold it against the reference simulator."""
     from bench.batch import carry_out
+    from bench.cli_kernels import kernel_names, kernel_tasks
     from bench.cli_summary import one_line, outcome_rows, summary
     from bench.images import build_payload
     from bench.inventory import find_root
@@ -47,10 +57,19 @@ def run(
     from bench.report.rows import EXIT_CODES
 
     root = find_root()
-    tasks = _tasks(root, machine or [], all_machines, variant or [], scenario or [], scenario_set, witness)
+    images = image or [PAYLOAD]
+    tasks: list[Task] = []
+    if PAYLOAD in images:
+        tasks = _tasks(root, machine or [], all_machines, variant or [], scenario or [], scenario_set, witness)
     if demonstrate:
         machines = {t.order.machine.name: t.order.machine for t in tasks}
         tasks += _demonstrations(root, list(machines.values()), draw)
+    kernels = [name for name in images if name != PAYLOAD]
+    if not image and all_machines:
+        kernels = kernel_names(root, full=full)
+    tasks += kernel_tasks(
+        root, kernels, machine or [], every=all_machines, plans=plan or [], full=full, witness=witness, quiet=json
+    )
     payload = build_payload(root)
     where = results or root / "results"
     try:

@@ -115,6 +115,6 @@ def _not_passed(outcomes: Iterable[Outcome]) -> Iterator[str]:
         if outcome.verdict is Verdict.PASS:
             continue
         order = outcome.task.order
-        yield f"{outcome.verdict}  {order.machine.name} {order.variant}: {one_line(outcome)}"
+        yield f"{outcome.verdict}  {order.machine.name} {order.label}: {one_line(outcome)}"
         if outcome.result and outcome.verdict is not Verdict.SKIP:
             yield f"      bench explain {outcome.result.folder}"

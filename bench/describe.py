@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.records import DigestPoint, Divergence, DumpPoint, Event, EventKind, Finding, LoadFinal, Step, Touch, Window
-from bench.wire import START_KERNEL_MAP, Access, Outcome
+from bench.records import (
+    BootData,
+    DigestPoint,
+    Divergence,
+    DumpPoint,
+    Event,
+    EventKind,
+    Finding,
+    LoadFinal,
+    PhaseStep,
+    Step,
+    Touch,
+    Window,
+)
+from bench.wire import START_KERNEL_MAP, Access, Outcome, Phase
 
 FIELD_WORDS: dict[str, str] = {
     "kind": "what happened",
@@ -31,6 +44,14 @@ FIELD_WORDS: dict[str, str] = {
     "count": "number of entries",
     "entry": "first entry",
     "stride": "stride",
+}
+PHASE_WORDS: dict[int, str] = {
+    Phase.COPY: "copy_bootdata()",
+    Phase.EXERCISE: "the exerciser",
+    Phase.UCODE: "load_ucode_bsp()",
+    Phase.SETUP: "setup_arch()",
+    Phase.MAPPING: "init_mem_mapping()",
+    Phase.FINAL: "the end of init_mem_mapping()",
 }
 _ENTRY_FIELDS = ("pgd", "p4d", "pud", "pmd", "entry")
 _WIDE = (*_ENTRY_FIELDS, "cr2", "stride")
@@ -92,6 +113,8 @@ def step_words(step: Step | None) -> str:
             return f"step {step.step} (digest)"
         case DumpPoint():
             return f"step {step.step} (dump)"
+        case BootData() | PhaseStep():
+            return PHASE_WORDS.get(step.step, f"phase {step.step}")
 
 
 def event_words(event: Event | None) -> str:
@@ -129,11 +152,18 @@ def step_of(window: Window, number: int | None) -> Step | None:
     return next((s for s in window.stimulus.steps if s.step == number), None)
 
 
+def where_words(window: Window, number: int | None) -> str:
+    """The step of this number in words; a kernel's are its phases."""
+    if window.stimulus.facts.is_linux and number is not None:
+        return PHASE_WORDS.get(number, f"phase {number}")
+    return step_words(step_of(window, number))
+
+
 def describe_next(window: Window, event: Event) -> str:
     """What the model expects next, with the step in which it expects it."""
     if event.step is None:
         return event_words(event)
-    return f"{event_words(event)} in {step_words(step_of(window, event.step))}"
+    return f"{event_words(event)} in {where_words(window, event.step)}"
 
 
 def describe_divergence(window: Window, divergence: Divergence) -> Finding:
@@ -150,7 +180,7 @@ def describe_divergence(window: Window, divergence: Divergence) -> Finding:
             step = predicted.step if _is_missing_fault(predicted, observed) else step
     else:
         expected, seen = getattr(predicted, name), getattr(observed, name)
-        where = step_words(step_of(window, step))
+        where = where_words(window, step)
         summary = (
             f"{FIELD_WORDS[name]} is {value_words(name, seen)}, the model has {value_words(name, expected)}, in {where}"
         )
@@ -180,13 +210,13 @@ def _is_missing_fault(predicted: Event | None, observed: Event | None) -> bool:
 def _sequence_summary(window: Window, predicted: Event | None, observed: Event | None) -> str:
     """The two sides are different things, not two values of one thing."""
     if predicted is not None and _is_missing_fault(predicted, observed):
-        where = step_words(step_of(window, predicted.step))
+        where = where_words(window, predicted.step)
         return f"a fault is missing: {event_words(predicted)} was due in {where}, next came {event_words(observed)}"
     if observed is not None and observed.kind is EventKind.ENTER:
-        where = step_words(step_of(window, observed.step))
+        where = where_words(window, observed.step)
         due = f"the model has {describe_next(window, predicted)} next" if predicted else "the model has nothing more"
         return f"a fault too many: {event_words(observed)} in {where}; {due}"
     if observed is None and predicted is not None:
         return f"the machine stopped short: due next was {describe_next(window, predicted)}"
-    where = step_words(step_of(window, observed.step if observed else None))
+    where = where_words(window, observed.step if observed else None)
     return f"{event_words(observed)} where the model has {event_words(predicted)}, {where}"

@@ -5,13 +5,14 @@ Nothing but the captures goes in, so that the same captures give the same verdic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench import script as scripts
 from bench.describe import describe_divergence, describe_next
 from bench.errors import FormatError, UsageError
-from bench.parse.trace import TraceLog, parse_trace
+from bench.initrd import script_in
+from bench.parse.trace import TraceLog, parse_trace, replayed
 from bench.reconcile import reconcile
 from bench.records import (
     Capture,
@@ -22,17 +23,17 @@ from bench.records import (
     LabEvent,
     LabEventKind,
     LoadFinal,
+    PhaseStep,
     Prediction,
     ScenarioResult,
     Step,
-    Stimulus,
     Touch,
     Verdict,
     Window,
     worst,
 )
 from bench.sim.predict import predict
-from bench.wire import Outcome
+from bench.wire import Outcome, Phase
 
 # What ended a boot, in the order in which one outranks another.
 _ENDINGS = (
@@ -89,8 +90,7 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     verdicts: dict[int, WindowVerdict] = {}
     pending: set[int] = set()
     notes: list[str] = []
-    for boot, capture in enumerate(captures, start=1):
-        log = parse_trace(capture.data, nonce=capture.nonce)
+    for boot, capture, log in _parts(captures):
         judged, unreached = _judge_boot(boot, capture, log)
         verdicts |= judged
         pending = (pending | unreached) - judged.keys()
@@ -117,10 +117,28 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     )
 
 
+def _parts(captures: Sequence[Capture]) -> Iterator[tuple[int, Capture, TraceLog]]:
+    """Boots by number, capture and trace; one in which a kernel started another in its place (kexec) comes as two."""
+    for boot, capture in enumerate(captures, start=1):
+        log = parse_trace(capture.data, nonce=capture.nonce)
+        at = log.restarted_at
+        first, *others = sorted(capture.scenarios) or [0]
+        last = log.windows[-1] if log.windows else None
+        if at is None or not others or not (last and last.stimulus.facts.is_linux and last.observation.complete):
+            yield boot, capture, log
+            continue
+        names = capture.scenarios
+        before = replace(capture, data=capture.data[:at], events=(), scenarios={first: names[first]})
+        after = replace(capture, data=capture.data[at:], scenarios={number: names[number] for number in others})
+        yield boot, before, replace(log, restarted_at=None, done=True, stretches=log.stretches[:-1])
+        yield boot, after, parse_trace(after.data, nonce=capture.nonce)
+
+
 def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:
     """Verdicts on the windows of one boot, and the numbers of those that its early death left out."""
     asked = _asked(capture)
-    windows = {w.number: _with_rest(w, asked.get(w.number, ())) for w in log.windows}
+    offered = [_offered(window, capture) for window in log.windows]
+    windows = {w.number: _with_rest(w, asked.get(w.number, ())) for w in offered}
     quirks = frozenset(capture.quirks) | _own_quirks(windows)
     predictions, out = _predict(boot, capture, windows, quirks)
     windows = {n: w for n, w in windows.items() if n in predictions}
@@ -195,12 +213,32 @@ def _settle(
 
 def _asked(capture: Capture) -> dict[int, tuple[scripts.Step, ...]]:
     """Window number → steps that the script asked for; empty if the capture has no script."""
-    if not capture.script:
-        return {}
+    script = capture.script
+    number = None
     try:
-        return {w.number: w.steps for w in scripts.read(capture.script, source=f"{capture.source}: script")}
+        if inner := script_in(script):
+            script, number = inner, min(capture.scenarios, default=0)
+        if not script.startswith(scripts.MAGIC):
+            return {}
+        windows = scripts.read(script, source=f"{capture.source}: script")
+        return {w.number if number is None else number: w.steps for w in windows}
     except FormatError:
         return {}
+
+
+def _offered(window: Window, capture: Capture) -> Window:
+    """A kernel's window with the initrd that it was offered; without one, faults of the scan can only be replayed."""
+    stimulus = window.stimulus
+    if not stimulus.facts.is_linux:
+        return window
+    # A kernel has one window and numbers it 0; the boot's place in its run is in the capture.
+    number = min(capture.scenarios, default=window.number)
+    steps = list(stimulus.steps)
+    if not capture.script:
+        for place, step in enumerate(stimulus.steps):
+            if isinstance(step, PhaseStep) and step.step == Phase.UCODE:
+                steps[place + 1 : place + 1] = replayed(window.observation.events, int(Phase.UCODE))
+    return replace(window, number=number, stimulus=replace(stimulus, steps=tuple(steps), initrd_head=capture.script))
 
 
 def _with_rest(window: Window, asked: Sequence[scripts.Step]) -> Window:
@@ -209,6 +247,8 @@ def _with_rest(window: Window, asked: Sequence[scripts.Step]) -> Window:
     What the model does next must not depend on where the machine stopped. Steps up to the next loading of
     the final tables are added: where those lie is not known before the machine has said it.
     """
+    if window.stimulus.facts.is_linux:
+        return window
     known = len(window.stimulus.steps)
     rest: list[Step] = []
     for number, step in enumerate(asked[known:], start=known):
@@ -223,7 +263,7 @@ def _with_rest(window: Window, asked: Sequence[scripts.Step]) -> Window:
                 break
     if not rest:
         return window
-    return replace(window, announced=known, stimulus=Stimulus(window.stimulus.facts, (*window.stimulus.steps, *rest)))
+    return replace(window, announced=known, stimulus=replace(window.stimulus, steps=(*window.stimulus.steps, *rest)))
 
 
 def _ending(capture: Capture, log: TraceLog) -> LabEvent | None:
@@ -261,7 +301,8 @@ def _verdict(
             summary = f"the payload refused a step: {refusal.why}"
             return Verdict.ERROR, Finding("payload", summary, window=number, step=steps[-1].step if steps else None)
     if number in asked:
-        complaint = _obedience(asked[number], window)
+        obedience = _exercised if window.stimulus.facts.is_linux else _obedience
+        complaint = obedience(asked[number], window)
         if complaint:
             return Verdict.ERROR, Finding("payload", complaint, window=number)
     if comparison.divergence:
@@ -353,6 +394,23 @@ def _obedience(asked: Sequence[scripts.Step], window: Window) -> str:
     return ""
 
 
+def _exercised(asked: Sequence[scripts.Step], window: Window) -> str:
+    """Whether a kernel's exerciser announced just the accesses of its script; the complaint, or nothing."""
+    phases = (Phase.EXERCISE, Phase.FINAL)
+    steps = window.stimulus.steps
+    # The first one is the reading of the script itself.
+    made = [_got(step)[1:] for step in steps if isinstance(step, Touch) and step.step in phases][1:]
+    wanted = [_wanted(0, step)[1:] for step in asked if step.op == "access"]
+    for number, (want, got) in enumerate(zip(wanted, made, strict=False)):
+        if want != got:
+            return f"access {number} of the exerciser: the script asks for {want}, the machine announced {got}"
+    last = window.observation.events[-1] if window.observation.complete else None
+    over = last is not None and last.outcome == Outcome.DONE
+    if len(made) > len(wanted) or (over and len(made) < len(wanted)):
+        return f"the exerciser announced {len(made)} accesses, its script has {len(wanted)}"
+    return ""
+
+
 def _wanted(number: int, step: scripts.Step) -> tuple[object, ...]:
     if step.op != "access":
         return (number, step.op)
@@ -369,6 +427,8 @@ def _got(step: Step) -> tuple[object, ...]:
             return (step.step, "digest")
         case DumpPoint():
             return (step.step, "dump")
+        case _:
+            return (step.step, "no step of a script")
 
 
 def _by_scenario(windows: Sequence[WindowVerdict]) -> tuple[ScenarioResult, ...]:

@@ -13,7 +13,10 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 
 from bench.hardware import Wiring
-from bench.wire import Access
+from bench.wire import Access, Phase
+
+# Handlers of the payload.
+PAYLOAD_VARIANTS = ("seed-2012", "v3.9", "la57")
 
 
 class Verdict(StrEnum):
@@ -47,6 +50,9 @@ class VirtualSpec:
     properties: tuple[str, ...] = ()
     """Further -cpu properties, such as ``model=106``."""
     accelerator: str = "tcg"
+    processors: int = 1
+    firmware: str = "bios"
+    """``bios`` or ``uefi``."""
 
 
 @dataclass(frozen=True)
@@ -175,11 +181,28 @@ class BootFacts:
     image: int = 0
     platform_id: int = 0
     revision: int = 0
+    hypervisor_bit: bool = False
+    """CPUID leaf 1 ECX bit 31."""
+    phys_level3: int = 0
+    """Linux: level3_kernel_pgt."""
+    phys_fixmap: int = 0
+    """Linux: the fixmap entry that early_ioremap_init() writes."""
+    real_mode_data: int = 0
+    """Linux: boot_params as the loader left it; physical."""
+
+    @property
+    def is_linux(self) -> bool:
+        """A real kernel's window: only a kernel's `begin` tells of level3_kernel_pgt."""
+        return self.phys_level3 != 0
 
 
 @dataclass(frozen=True)
 class Touch:
-    """An access that is about to be made, known without looking at any fault."""
+    """An access that is about to be made, known without looking at any fault.
+
+    `step` is the number of the step in its window; in a kernel's window the phase (`wire.Phase`).
+    More than 8 bytes are read or written upwards by several instructions.
+    """
 
     step: int
     access: Access
@@ -191,11 +214,42 @@ class Touch:
     """Offset of the instruction from the kernel map's base, if it was announced."""
     replayed: bool = False
     """True if it was inferred from the fault itself: such a fault is replayed, not predicted."""
+    about: str = ""
+    """What it is for, in words."""
+
+
+@dataclass(frozen=True)
+class BootData:
+    """A kernel has copied what its loader left: physical addresses and sizes, as `boot` says them."""
+
+    initrd: int
+    initrd_bytes: int
+    real_mode_data: int
+    command_line_at: int
+    """0 if there is none."""
+    command_line: str = ""
+    pool: int = 0
+    """Tables that the handler may use from here on; 0: as before."""
+    step: int = int(Phase.COPY)
+
+
+@dataclass(frozen=True)
+class PhaseStep:
+    """A kernel's window enters a phase: `step` is its number in `wire.Phase`."""
+
+    step: int
+    page_offset: int = 0
+    """PAGE_OFFSET from here on; 0: as before."""
+    pool: int = 0
+    """Tables that the handler may use from here on; 0: as before."""
 
 
 @dataclass(frozen=True)
 class LoadFinal:
-    """The final tables are loaded: they map [0, span_bytes) of the direct map and nothing else of it."""
+    """The final tables are loaded: they map [0, span_bytes) of the direct map and nothing else of it.
+
+    With a span of 0, a kernel's: what they map is not the model's business, and nothing is touched behind it.
+    """
 
     step: int
     phys_top: int
@@ -216,7 +270,7 @@ class DumpPoint:
     step: int
 
 
-Step = Touch | LoadFinal | DigestPoint | DumpPoint
+Step = Touch | LoadFinal | DigestPoint | DumpPoint | BootData | PhaseStep
 
 
 @dataclass(frozen=True)
@@ -225,6 +279,8 @@ class Stimulus:
 
     facts: BootFacts
     steps: tuple[Step, ...]
+    initrd_head: bytes = b""
+    """A kernel's initrd up to the end of its uncompressed part."""
 
 
 class EventKind(IntEnum):

@@ -18,17 +18,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import LabError, UsageError
-from bench.images import PayloadImage
+from bench.images import KernelImage, PayloadImage
 from bench.judge import Judgement, judge
 from bench.lab.boot import Limits, Load, Progress, boot
 from bench.parse.capture_file import read_captures
 from bench.parse.exception_log import read_exceptions
 from bench.parse.trace import parse_trace
 from bench.records import Finding, Machine, ScenarioResult, Verdict, worst
-from bench.scenarios import Scenario, Skip, expand
+from bench.scenarios import BootPlan, Scenario, Skip, expand
 from bench.script import ScriptWindow, render
 from bench.store import RunRecord
-from bench.witness import Testimony, cross_examine
+from bench.witness import Testimony, cross_examine, of_the_kernel
 
 # A machine that dies in one window after another is not booted for each of the rest.
 MAX_BOOTS = 4
@@ -52,12 +52,49 @@ class Order:
         """Name of the image under test."""
         return f"{PAYLOAD}/{self.variant}"
 
+    @property
+    def label(self) -> str:
+        """What of the machine's image it is about, in a word."""
+        return self.variant
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of what is done, in order."""
+        return tuple(s.name for s in self.scenarios)
+
+
+@dataclass(frozen=True)
+class KernelOrder:
+    """What to run: one machine, one kernel, a set of boot plans."""
+
+    machine: Machine
+    kernel: KernelImage
+    plans: tuple[BootPlan, ...]
+    init: Path
+    """The program that is started as init where a plan asks for one."""
+    witness: bool = False
+
+    @property
+    def image(self) -> str:
+        """Name of the image under test."""
+        return self.kernel.name
+
+    @property
+    def label(self) -> str:
+        """What of the machine's image it is about, in a word."""
+        return self.kernel.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of what is done, in order."""
+        return tuple(p.name for p in self.plans)
+
 
 @dataclass(frozen=True)
 class RunResult:
     """What came of an order. `scenarios` has the skipped ones too, in the order's order."""
 
-    order: Order
+    order: Order | KernelOrder
     judgement: Judgement
     scenarios: tuple[ScenarioResult, ...]
     verdict: Verdict
@@ -101,7 +138,7 @@ def run(
     """
     started, clock = datetime.now(UTC), time.monotonic()
     windows, names, skipped = offer(order)
-    folder = _new_folder(results / "captures", started, order)
+    folder = new_folder(results / "captures", started, order.machine.name, order.variant)
     captured: list[Path] = []
     judgement = judge([])
     remaining = windows
@@ -114,8 +151,8 @@ def run(
         caught = order.bug and judgement.verdict is Verdict.FAIL
         if caught or (cancel is not None and cancel.is_set()):
             break
-    witnessed, objection = _witness(captured) if order.witness else (0, None)
-    scenarios = _in_order(order, judgement, skipped, objection)
+    witnessed, objection = question_witness(captured) if order.witness else (0, None)
+    scenarios = in_order(order.names, judgement, skipped, objection)
     return RunResult(
         order=order,
         judgement=judgement,
@@ -176,8 +213,8 @@ def _boot(
     boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)
 
 
-def _witness(captured: Sequence[Path]) -> tuple[int, Finding | None]:
-    """Exceptions agreed on over all boots, and the first objection."""
+def question_witness(captured: Sequence[Path]) -> tuple[int, Finding | None]:
+    """Hold the traces of all boots against QEMU's logs: exceptions agreed on, and the first objection."""
     agreed = 0
     for path in captured:
         log = path / "exceptions.log"
@@ -186,6 +223,8 @@ def _witness(captured: Sequence[Path]) -> tuple[int, Finding | None]:
         capture = read_captures(path)[0]
         windows = parse_trace(capture.data, nonce=capture.nonce).windows
         testimony = [Testimony(e.vector, e.error, e.cr2, e.ip) for e in read_exceptions(log.read_bytes())]
+        if any(window.stimulus.facts.is_linux for window in windows):
+            testimony = of_the_kernel(windows, testimony)
         agreement = cross_examine(windows, testimony)
         agreed += agreement.exceptions
         if agreement.finding:
@@ -193,22 +232,23 @@ def _witness(captured: Sequence[Path]) -> tuple[int, Finding | None]:
     return agreed, None
 
 
-def _in_order(
-    order: Order, judgement: Judgement, skipped: dict[str, str], objection: Finding | None
+def in_order(
+    names: Sequence[str], judgement: Judgement, skipped: dict[str, str], objection: Finding | None
 ) -> tuple[ScenarioResult, ...]:
+    """The judged scenarios and the skipped ones in the order of `names`; last what the witness objects to."""
     judged = {s.scenario: s for s in judgement.scenarios}
     rows = [
-        judged.get(s.name) or ScenarioResult(s.name, Verdict.SKIP, reason=skipped.get(s.name, "nothing to do"))
-        for s in order.scenarios
+        judged.get(name) or ScenarioResult(name, Verdict.SKIP, reason=skipped.get(name, "nothing to do"))
+        for name in names
     ]
     if objection:
         rows.append(ScenarioResult("witness", Verdict.ERROR, findings=(objection,), reason=objection.summary))
     return tuple(rows)
 
 
-def _new_folder(captures: Path, started: datetime, order: Order) -> Path:
-    """``captures/DATE/TIME-MACHINE-VARIANT-XXXX``, made now, never reused."""
-    name = f"{started:%H%M%S}-{order.machine.name}-{order.variant}-{secrets.token_hex(2)}"
+def new_folder(captures: Path, started: datetime, machine: str, label: str) -> Path:
+    """``captures/DATE/TIME-MACHINE-LABEL-XXXX``, made now, never reused."""
+    name = f"{started:%H%M%S}-{machine}-{label}-{secrets.token_hex(2)}"
     folder = captures / f"{started:%Y-%m-%d}" / name
     try:
         folder.mkdir(parents=True)

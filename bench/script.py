@@ -30,6 +30,7 @@ from bench.errors import FormatError
 from bench.wire import Access
 
 SCRIPT_VERSION = 1
+MAGIC = b"bench-script "
 ACCESS_SIZES = (1, 2, 4, 8)
 _LETTER = {Access.READ: "r", Access.WRITE: "w", Access.FETCH: "x", Access.MOVE: "m"}
 

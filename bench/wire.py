@@ -152,6 +152,7 @@ KINDS: dict[str, Kind] = {
                 Field(
                     "FX", "phys_fixmap", "Linux: physical address of the fixmap entry that early_ioremap_init writes"
                 ),
+                Field("RM", "real_mode_data", "Linux: physical address of boot_params as the loader left it"),
             ),
         ),
         Kind(

@@ -57,6 +57,14 @@ def cross_examine(windows: Iterable[Window], log: Sequence[Testimony]) -> Agreem
     return Agreement(at, None)
 
 
+def of_the_kernel(windows: Sequence[Window], log: Sequence[Testimony]) -> list[Testimony]:
+    """What a kernel's one window can answer for: its decompressor takes page faults of its own, at low addresses, and
+    what runs on behind the window has other exceptions than early ones."""
+    own = [seen for seen in log if seen.ip >= START_KERNEL_MAP]
+    counted = [w.observation.events[-1].faults for w in windows if w.observation.complete]
+    return own if len(counted) != 1 else own[: counted[0]]
+
+
 def _same(event: Event, seen: Testimony) -> bool:
     ip = None if event.ip is None else (event.ip + START_KERNEL_MAP) & 0xFFFFFFFFFFFFFFFF
     # CR2 means something for page faults only; other exceptions leave an older one.

@@ -26,6 +26,7 @@ from bench.images.kernel_cache import (
 )
 from bench.images.kernel_config import Option, check_config, parse_config, read_fragments, render_config
 from bench.images.kernel_description import KERNELS, KernelDescription, load_description, parse_release
+from bench.images.kernel_image import KernelImage
 from bench.images.kernel_make import VARIABLES, Counter, make
 from bench.images.kernel_patches import PatchSet, changed_files, load_patches
 from bench.images.kernel_source import Source, SourceStore, Wishes, pinned, sha256_of
@@ -42,34 +43,6 @@ _OBJECT_JOB_S = 0.75
 _UNPACK_S = 45
 _SOURCE_BYTES = 140 * 10**6
 _TREE_BYTES = 1_800 * 10**6
-
-
-@dataclass(frozen=True)
-class KernelImage:
-    """A built kernel. `kernel` is the bzImage, `sha256` of it; `image_id` is what its trace says, if it has one."""
-
-    name: str
-    folder: Path
-    release: str
-    image_id: int
-    sha256: str
-    found: bool
-    """It was there already."""
-
-    @property
-    def kernel(self) -> Path:
-        """The bzImage."""
-        return self.folder / "bzImage"
-
-    @property
-    def vmlinux(self) -> Path:
-        """The linked kernel with its symbols."""
-        return self.folder / "vmlinux"
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """All that went into it and came out."""
-        return read_manifest(self.folder)
 
 
 @dataclass(frozen=True)
@@ -257,7 +230,8 @@ def _experience(build: _Build) -> tuple[int, float]:
 
 def objects_in(tree: BuildTree) -> int:
     """Compiled files in a tree."""
-    return sum(1 for _ in tree.linux.rglob("*.o")) if tree.linux.is_dir() else 0
+    # os.walk passes over folders that another build removes meanwhile.
+    return sum(name.endswith(".o") for _, _, names in os.walk(tree.linux) for name in names)
 
 
 def _build_in(build: _Build, tree: BuildTree, lock: int, store: SourceStore) -> KernelImage:

@@ -127,6 +127,8 @@ class KernelDescription(BaseModel):
     about: Annotated[str, StringConstraints(min_length=10)]
     arch: Annotated[Literal["x86_64"], BeforeValidator(_arch)] = "x86_64"
     compiler: Literal["gcc"] = "gcc"
+    set: Literal["hil", "full", "none"] = "none"
+    """Which lab runs boot it: every one, the long ones, or none unless it is named."""
     series: list[SeriesName] = []
     """Folders of ``firmware-images/patches/``, applied in this order."""
     source: Annotated[SourceTable, Field(discriminator="kind")]

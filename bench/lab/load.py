@@ -20,6 +20,8 @@ class Load:
     kernel: Path
     initrd: bytes
     command_line: str
+    offer: bytes | None = None
+    """What a capture keeps of the initrd, if not all of it: the part that the model has to know."""
 
 
 class Loader(ABC):

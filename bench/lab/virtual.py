@@ -24,6 +24,21 @@ from bench.records import Machine
 
 PROGRAM = "qemu-system-x86_64"
 EXCEPTIONS = "exceptions.log"
+# The initrd of a boot whose capture keeps only a part of it; removed at power-off.
+INITRD = "initrd.img"
+# The firmware's code and the template of its variables, by distribution.
+UEFI_FILES = (
+    (
+        Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
+        Path("/usr/share/OVMF/OVMF_CODE.fd"),
+        Path("/usr/share/edk2/ovmf/OVMF_CODE.fd"),
+    ),
+    (
+        Path("/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        Path("/usr/share/OVMF/OVMF_VARS.fd"),
+        Path("/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ),
+)
 # From here on the SMBIOS 2 tables, one record for each 16 GiB, outgrow their 64 KiB.
 BIG_MEMORY_BYTES = 1 << 40
 # sizeof(sockaddr_un.sun_path) is 108 with the terminating zero.
@@ -51,9 +66,13 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
         command = qemu_command(machine, load, serial_path=path, witness=witness)
         power = QemuPower(command, folder)
         try:
-            yield VirtualRig(f"listen+unix://{quote(str(path))}", power)
+            if load.offer is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / INITRD).write_bytes(load.initrd)
+            yield VirtualRig(f"fifo://{quote(str(path))}", power)
         finally:
             power.off()
+            (folder / INITRD).unlink(missing_ok=True)
 
 
 def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bool) -> list[str]:
@@ -76,18 +95,35 @@ def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bo
         options += ",smbios-entry-point-type=64"
     command = [
         *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none"),
-        *("-accel", spec.accelerator, "-machine", options, "-cpu", cpu, "-smp", "1"),
+        *("-accel", spec.accelerator, "-machine", options, "-cpu", cpu, "-smp", str(spec.processors)),
         # Not reserved: a page costs nothing until the guest touches it.
         *("-object", f"memory-backend-ram,id=memory,size={machine.memory_bytes},reserve=off"),
         *("-m", f"{machine.memory_bytes >> 20}M"),
-        *("-chardev", f"socket,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
+        *("-chardev", f"pipe,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
         *("-kernel", str(load.kernel.absolute()), "-append", load.command_line),
     ]
+    if spec.firmware == "uefi":
+        command += _uefi_options()
     if load.initrd:
-        command += ["-initrd", "script.txt"]
+        command += ["-initrd", "script.txt" if load.offer is None else INITRD]
     if witness:
         command += ["-d", "int", "-D", EXCEPTIONS]
     return command
+
+
+def _uefi_options() -> list[str]:
+    """Firmware of UEFI; its variables are forgotten at power-off. Raises LabError if it is not installed."""
+    code, variables = (next((p for p in paths if p.is_file()), None) for paths in UEFI_FILES)
+    if code is None or variables is None:
+        raise LabError(
+            "no UEFI firmware for virtual machines is installed: bench doctor --install, or apt-get install ovmf",
+            component="QEMU",
+            witness=f"neither of {', '.join(map(str, UEFI_FILES[0]))}",
+        )
+    return [
+        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
+        *("-drive", f"if=pflash,unit=1,format=raw,snapshot=on,file={variables}"),
+    ]
 
 
 def _on(value: bool) -> str:

@@ -6,10 +6,12 @@ nothing in it is believed. The next `begin` opens a window that is judged on its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.parse.lines import Mark, Stretch, stretches
 from bench.records import (
+    BootData,
     BootFacts,
     Damage,
     DigestPoint,
@@ -18,12 +20,14 @@ from bench.records import (
     EventKind,
     LoadFinal,
     Observation,
+    PhaseStep,
     Step,
     Stimulus,
     Touch,
     Window,
 )
-from bench.wire import VARIANTS, WIRE_VERSION, Access, Feature, Line
+from bench.wire import VARIANTS, WIRE_VERSION, Access, Feature, Line, Phase
+from bench.x86.fault import PAGE_FAULT, PageFault
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ class _Reader:
     def _record(self, line: Line, span: tuple[int, int]) -> None:
         if line.kind == "begin":
             self.close_window()
-            self._open = _Open(_facts(line), span[0])
+            facts = _facts(line)
+            self._open = _Open(facts, span[0], step=int(Phase.COPY) if facts.is_linux else None)
             if line.number("wire") != WIRE_VERSION:
                 why = f"wire version {line.number('wire')}, this bench reads {WIRE_VERSION}"
                 self._open.damage.append(Damage(span, why))
@@ -161,8 +166,9 @@ class _Reader:
         """End the open window, if there is one."""
         if self._open:
             w = self._open
+            steps = [*w.steps, *_replayed_copy(w)]
             observation = Observation(tuple(w.events), w.complete, tuple(w.damage))
-            stimulus = Stimulus(w.facts, tuple(w.steps))
+            stimulus = Stimulus(w.facts, tuple(steps))
             self.windows.append(Window(w.facts.window, (w.start, self._end), stimulus, observation))
         self._open = None
 
@@ -182,6 +188,7 @@ def _facts(line: Line) -> BootFacts:
         la57=bool(features >> Feature.LA57 & 1),
         maxphyaddr=number("maxphyaddr"),
         hypervisor=number("hypervisor"),
+        hypervisor_bit=bool(features >> Feature.HYPERVISOR & 1),
         efer=number("efer"),
         cr2=number("cr2"),
         cr3=number("cr3"),
@@ -196,6 +203,9 @@ def _facts(line: Line) -> BootFacts:
         image=number("image"),
         platform_id=number("platform_id"),
         revision=number("revision"),
+        phys_level3=number("phys_level3"),
+        phys_fixmap=number("phys_fixmap"),
+        real_mode_data=number("real_mode_data"),
     )
 
 
@@ -217,6 +227,13 @@ def _add(window: _Open, line: Line, span: tuple[int, int]) -> None:
                     ip=number("ip") or None,
                 )
             )
+        case "boot":
+            if window.facts.is_linux:
+                window.steps.append(_boot_data(line))
+        case "phase":
+            phase = number("phase")
+            window.step = phase
+            window.steps.append(PhaseStep(phase, number("page_offset"), number("pool")))
         case "final":
             window.step = step
             window.steps.append(LoadFinal(step, number("phys_top"), number("span")))
@@ -236,6 +253,47 @@ def _add(window: _Open, line: Line, span: tuple[int, int]) -> None:
         case _ if line.kind in _PLAIN:
             kind, names = _PLAIN[line.kind]
             window.events.append(_event(kind, window.step, line, span, names))
+
+
+def replayed(events: Sequence[Event], phase: int) -> list[Touch]:
+    """Touches made up from the page faults of one phase, where nothing else tells of its accesses.
+
+    They show whether the handler does right by the faults that there are, not whether these are the right ones.
+    """
+    found: list[Touch] = []
+    for event in events:
+        if (
+            event.kind is EventKind.ENTER
+            and event.vector == PAGE_FAULT
+            and event.step == phase
+            and event.cr2 is not None
+        ):
+            access = Access.WRITE if (event.error or 0) & PageFault.W else Access.READ
+            touch = Touch(phase, access, event.cr2, 1, replayed=True, about="replayed from the fault itself")
+            if not found or found[-1].va != touch.va:
+                found.append(touch)
+    return found
+
+
+def _replayed_copy(window: _Open) -> list[Touch]:
+    """A kernel that dies, or whose line is damaged, before `boot`: where its command line lies was not said."""
+    if not window.facts.is_linux or any(isinstance(step, BootData) for step in window.steps):
+        return []
+    start = window.facts.page_offset + window.facts.real_mode_data
+    known = range(start, start + 4096) if window.facts.real_mode_data else range(0)
+    return [touch for touch in replayed(window.events, int(Phase.COPY)) if touch.va not in known]
+
+
+def _boot_data(line: Line) -> BootData:
+    number = line.number
+    return BootData(
+        initrd=number("initrd"),
+        initrd_bytes=number("initrd_bytes"),
+        real_mode_data=number("real_mode_data"),
+        command_line_at=number("command_line_at"),
+        command_line=line.text("command_line"),
+        pool=number("pool"),
+    )
 
 
 _DUMP = ("table", "index", "count", "entry", "stride")

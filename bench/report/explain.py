@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.describe import FIELD_WORDS, event_words, step_of, step_words, value_words
+from bench.describe import FIELD_WORDS, event_words, value_words, where_words
 from bench.judge import Judgement, WindowVerdict
 from bench.records import EVENT_FIELDS, BootFacts, Event, Verdict
 
@@ -64,7 +64,7 @@ def _divergence(verdict: WindowVerdict) -> Iterator[str]:
     for number in range(max(0, divergence.event - _EVENTS_BEFORE), divergence.event):
         yield f"    {number:5d}  {event_words(seen[number])}"
     step = (divergence.observed or divergence.predicted or Event(kind=seen[0].kind)).step
-    yield f"  Event {divergence.event}, {step_words(step_of(verdict.window, step))}:"
+    yield f"  Event {divergence.event}, {where_words(verdict.window, step)}:"
     yield f"    {'':28s}  {'model':44s}  machine"
     for name, model, machine in _rows(divergence.predicted, divergence.observed):
         mark = "*" if model != machine and "-" not in (model, machine) else " "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from bench.errors import UsageError
@@ -48,7 +48,7 @@ def expand(scenario: Scenario, machine: Machine, variant: str, *, bug: int = 0) 
             ground = Ground(machine, layout, place)
             _check_place(ground)
             declared = [*scenario.steps, *([last] if last else [])]
-            steps = tuple(_steps(declared, ground, pool=pool, number=len(windows)))
+            steps = tuple(steps_on(declared, ground, pool=pool, number=len(windows)))
             windows.append(
                 ScriptWindow(
                     number=len(windows),
@@ -73,10 +73,11 @@ def _objection(scenario: Scenario, machine: Machine, variant: str) -> str:
         return f"is for {', '.join(scenario.variants)}, not for {variant}"
     if DIRECT_MAPS[variant].levels == 5 and not machine.la57:
         return "needs 5-level paging, which the processor lacks"
-    return _unmet(scenario.needs, machine)
+    return unmet(scenario.needs, machine)
 
 
-def _unmet(needs: Needs, machine: Machine) -> str:
+def unmet(needs: Needs, machine: Machine) -> str:
+    """What the machine lacks, in words; empty if it lacks nothing."""
     if needs.memory is not None:
         # Where the memory map is no limit, the address bits are.
         end = 1 << machine.maxphyaddr if machine.allow_beyond_ram else ram_end(machine.memory_bytes)
@@ -110,11 +111,17 @@ def _mend(scenario: Scenario, machine: Machine, place: int) -> int:
     return sum(1 << mistake for mistake in mistakes - set(scenario.leave))
 
 
-def _steps(declared: Iterable[AnyStep], ground: Ground, *, pool: int, number: int) -> Iterator[Step]:
+def steps_on(
+    declared: Iterable[AnyStep], ground: Ground, *, pool: int, number: int, kernel: bool = False
+) -> Iterator[Step]:
+    """The script's steps, for the payload or a kernel's exerciser. Raises Unfit where one would reach memory that it
+    must not reach."""
     for step in declared:
         match step:
             case MarkStep():
                 yield Step(step.do)
+                if step.do == "final" and kernel:
+                    ground = replace(ground, under_final_tables=True)
             case RandomStep():
                 yield from schedule(step.random, ground, pool=pool, number=number)
             case AccessStep():

@@ -51,11 +51,13 @@ Pool = Annotated[int, Field(ge=1, le=POOL_TABLES)]
 Mistake = Annotated[int, Field(ge=1, le=63)]
 
 
-class _Model(BaseModel):
+class StrictModel(BaseModel):
+    """Unknown keys and wrong types are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Sweep(_Model):
+class Sweep(StrictModel):
     """Physical addresses in equal steps; those that are not RAM (for writes: free RAM) are left out."""
 
     start: Address = Field(alias="from")
@@ -63,7 +65,7 @@ class Sweep(_Model):
     count: int = Field(ge=1, le=1024)
 
 
-class AccessStep(_Model):
+class AccessStep(StrictModel):
     """One access, or several of one kind."""
 
     do: Literal["read", "write", "fetch", "move"]
@@ -103,13 +105,13 @@ class AccessStep(_Model):
         return self
 
 
-class MarkStep(_Model):
+class MarkStep(StrictModel):
     """A step that accesses no memory of the script's choice."""
 
     do: Literal["final", "digest", "dump"]
 
 
-class Random(_Model):
+class Random(StrictModel):
     """A schedule that follows from the seed, the machine's memory and the window's number in the scenario."""
 
     seed: int = Field(ge=0, lt=1 << 32)
@@ -121,7 +123,7 @@ class Random(_Model):
     digest_every: int = Field(default=0, ge=0)
 
 
-class RandomStep(_Model):
+class RandomStep(StrictModel):
     """Steps chosen by a seed. `again`, `straddle` and `rejected` are percentages."""
 
     random: Random
@@ -141,7 +143,7 @@ AnyStep = Annotated[
 ]
 
 
-class Needs(_Model):
+class Needs(StrictModel):
     """What the machine must have. `memory` is a physical address that its RAM must reach."""
 
     memory: Bytes | None = None
@@ -151,7 +153,7 @@ class Needs(_Model):
     la57: bool | None = None
 
 
-class Scenario(_Model):
+class Scenario(StrictModel):
     """One scenario file."""
 
     name: str
@@ -201,10 +203,10 @@ def read_scenario(path: Path) -> Scenario:
     try:
         return Scenario.model_validate({**content, "name": path.stem})
     except ValidationError as error:
-        raise UsageError("\n".join(f"{path}: {_complaint(e)}" for e in error.errors())) from error
+        raise UsageError("\n".join(f"{path}: {complaint(e)}" for e in error.errors())) from error
 
 
-def _complaint(error: Any) -> str:
+def complaint(error: Any) -> str:
     """``steps[3].size: …`` from pydantic's location, without the tags of the union of steps."""
     where = ""
     for part in error["loc"]:

@@ -31,6 +31,8 @@ class Ground:
     machine: Machine
     layout: DirectMap
     place: int
+    under_final_tables: bool = False
+    """A kernel's own final tables are in use: they map RAM, in pages of up to 1 GiB, and nothing above it."""
 
     @cached_property
     def names(self) -> dict[str, int]:
@@ -86,6 +88,10 @@ class Ground:
         if not self.reaches_memory(virtual) and not self.reaches_memory(last):
             return
         physical = self.layout.physical(virtual)
+        if self.under_final_tables:
+            if physical < -(-ram_end(self.machine.memory_bytes) // GIB) * GIB:
+                raise Unfit(f"physical address {physical:#x} may be mapped by the final tables")
+            return
         # A straddling access may begin below the direct map or end above what can exist.
         start = physical if self.reaches_memory(virtual) else 0
         end = self.layout.physical(last) + 1 if self.reaches_memory(last) else self.first_impossible

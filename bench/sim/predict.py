@@ -8,27 +8,30 @@ the step will never end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from bench.errors import UsageError
 from bench.records import (
+    BootData,
     DigestPoint,
     DumpPoint,
     Event,
     EventKind,
     LoadFinal,
+    PhaseStep,
     Prediction,
     Stimulus,
     Touch,
 )
+from bench.sim import linux_window
 from bench.sim.dump import runs
 from bench.sim.early_pgtable import EarlyPageTables, Layout, Result
 from bench.sim.processor import Processor, Raised, pieces
 from bench.sim.variants import Check, Variant, row_of_window
-from bench.wire import FAULT_CAP, FAULTS_SHOWN, START_KERNEL_MAP, Access, Outcome
+from bench.wire import FAULT_CAP, FAULTS_SHOWN, START_KERNEL_MAP, Access, Outcome, Phase
 from bench.x86.fault import GENERAL_PROTECTION, PAGE_FAULT, VECTORS, describe
-from bench.x86.paging import EFER_NXE, ENTRIES, LEVEL_NAMES, MASK_64, PHYSICAL_BITS
+from bench.x86.paging import EFER_NXE, ENTRIES, LEVEL_NAMES, MASK_64, PHYSICAL_BITS, PTE, SHIFT
 
 OUTCOME_WORDS = {
     Outcome.DONE: "done",
@@ -38,6 +41,12 @@ OUTCOME_WORDS = {
     Outcome.SPIN: "spin",
 }
 TRIPLE_FAULT = "triple fault"
+OPEN = "open"
+"""A kernel's window whose rest was not announced: the model says nothing of it."""
+
+# More than this is not one instruction's access.
+_ONE_ACCESS_BYTES = 8
+_PAGE_BYTES = 1 << SHIFT[PTE]
 
 _SDM_PAGING = "SDM Vol. 3A, Page-Fault Exceptions"
 _SDM_CANONICAL = "SDM Vol. 1, Canonical Addressing"
@@ -71,7 +80,9 @@ class _Window:
         facts = stimulus.facts
         if not 32 <= facts.maxphyaddr <= PHYSICAL_BITS:
             raise UsageError(f"a processor has 32 to {PHYSICAL_BITS} physical address bits, not {facts.maxphyaddr}")
+        self.stimulus = stimulus
         self.steps = stimulus.steps
+        self.boot = next((step for step in stimulus.steps if isinstance(step, BootData)), None)
         self.nx = facts.nx
         self.variant: Variant = row_of_window(facts.variant, facts.levels, facts.mend)
         layout = Layout(
@@ -82,7 +93,8 @@ class _Window:
             facts.phys_kernel,
             facts.phys_base,
         )
-        self.tables = EarlyPageTables(self.variant, facts.pool, layout, page_offset=facts.page_offset, nx=facts.nx)
+        page_offset = self.variant.page_offset if self.variant.sets_page_offset else facts.page_offset
+        self.tables = EarlyPageTables(self.variant, facts.pool, layout, page_offset=page_offset, nx=facts.nx)
         self.processor = Processor(
             self.tables,
             maxphyaddr=facts.maxphyaddr,
@@ -109,20 +121,57 @@ class _Window:
             LoadFinal: self._load_final,
             DigestPoint: self._digest,
             DumpPoint: self._dump,
+            BootData: self._boot_data,
+            PhaseStep: self._phase,
         }
+        is_linux = self.stimulus.facts.is_linux
+        if is_linux:
+            self._make_all(linux_window.copied(self.stimulus.facts, self.boot, self.tables.page_offset))
         for step in self.steps:
-            make[type(step)](step)
             if self.over:
                 break
-        else:
+            make[type(step)](step)
+        if not self.over and (not is_linux or any(isinstance(step, LoadFinal) for step in self.steps)):
             self._end(Outcome.DONE, "all steps were made")
+        if not self.over:
+            return Prediction(tuple(self.events), OPEN, self.tables.early_pgt_resets - 1, tuple(self.met))
         last = self.events[-1].outcome
         word = OUTCOME_WORDS[Outcome(last if last is not None else Outcome.DONE)]
         return Prediction(tuple(self.events), word, self.tables.early_pgt_resets - 1, tuple(self.met))
 
     # Steps
 
+    def _boot_data(self, step: BootData) -> None:
+        """What it tells of was copied before it was said."""
+        self.tables.pool = step.pool or self.tables.pool
+
+    def _phase(self, step: PhaseStep) -> None:
+        """What a kernel touches in a phase by its own nature; announced touches follow."""
+        self.tables.page_offset = step.page_offset or self.tables.page_offset
+        self.tables.pool = step.pool or self.tables.pool
+        facts, offset = self.stimulus.facts, self.tables.page_offset
+        if step.step == Phase.UCODE and self.boot:
+            self._make_all(linux_window.microcode_scan(facts, self.boot, self.stimulus.initrd_head, offset))
+        elif step.step == Phase.SETUP:
+            self._make_all(linux_window.set_up(facts, offset))
+
+    def _make_all(self, touches: Iterable[Touch]) -> None:
+        for touch in touches:
+            if self.over:
+                return
+            self._touch(touch)
+
     def _touch(self, touch: Touch) -> None:
+        """One access, or as many as a longer range takes: one a page, upwards."""
+        if touch.size <= _ONE_ACCESS_BYTES or touch.access in (Access.FETCH, Access.MOVE):
+            self._access(touch)
+            return
+        at, end = touch.va, touch.va + touch.size
+        while at < end and not self.over:
+            self._access(replace(touch, va=at & MASK_64, size=1))
+            at = (at | _PAGE_BYTES - 1) + 1
+
+    def _access(self, touch: Touch) -> None:
         """Make an access, again after each fault, until it goes through, is given up or ends the window."""
         count = 0
         while not self.over:
@@ -139,6 +188,9 @@ class _Window:
                 return
 
     def _load_final(self, step: LoadFinal) -> None:
+        if step.span_bytes == 0:
+            self.processor.leave_early_tables(step.phys_top)
+            return
         self.processor.load_final(step.phys_top, step.span_bytes, nx=self.nx)
 
     def _digest(self, step: DigestPoint) -> None:
@@ -194,13 +246,16 @@ class _Window:
         """Enter the stub with a fault, leave it if it returns. True if the instruction is to be made again."""
         touch = fault.touch
         if shown:
-            self._event(EventKind.ENTER, fault, _why_raised(fault, self.processor.levels), vector=fault.raised.vector)
+            why = _why_raised(fault, self.processor.levels)
+            self._event(EventKind.ENTER, fault, why, vector=fault.raised.vector)
         outcome, retry, why = self._stub(fault)
         if outcome is None:
             self.exits += 1
+            # A kernel's trace is written inside the stub, the payload's when the stub has done all of its work.
+            flag = self.early_recursion_flag if self.stimulus.facts.is_linux else self.early_recursion_flag - 1
             self.early_recursion_flag -= 1
             if shown:
-                self._exit(touch, why)
+                self._exit(touch, why, flag)
             return retry
         if outcome is Outcome.PANIC:
             flag = self.early_recursion_flag
@@ -283,7 +338,7 @@ class _Window:
             )
         )
 
-    def _exit(self, touch: Touch, why: str) -> None:
+    def _exit(self, touch: Touch, why: str, flag: int) -> None:
         walk = self.processor.walk(self.processor.cr2)
         self.events.append(
             Event(
@@ -291,7 +346,7 @@ class _Window:
                 touch.step,
                 next=self.tables.next_early_pgt,
                 resets=self._resets(),
-                flag=self.early_recursion_flag,
+                flag=flag,
                 pgd=walk.pgd,
                 p4d=walk.p4d,
                 pud=walk.pud,
@@ -341,9 +396,12 @@ def _ip(touch: Touch, at: int, raised: Raised) -> int | None:
 def _why_raised(fault: _Fault, levels: int) -> str:
     """The fault in words, with the manual's section."""
     raised = fault.raised
+    about = f"{fault.touch.about}; " if fault.touch.about else ""
     if raised.vector == GENERAL_PROTECTION:
-        return f"#GP: {fault.va:#x} is not canonical with {levels} levels; CR2 keeps its value ({_SDM_CANONICAL})"
+        return (
+            f"{about}#GP: {fault.va:#x} is not canonical with {levels} levels; CR2 keeps its value ({_SDM_CANONICAL})"
+        )
     level = f" at its {LEVEL_NAMES[raised.level]} entry" if raised.level else ""
     if raised.level == levels:
         level = " at its top-level entry"
-    return f"#PF: {describe(raised.error)}, {fault.va:#x}{level} ({_SDM_PAGING})"
+    return f"{about}#PF: {describe(raised.error)}, {fault.va:#x}{level} ({_SDM_PAGING})"

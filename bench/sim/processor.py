@@ -107,6 +107,7 @@ class Processor:
         self.levels = tables.variant.levels
         self._final = array("Q")
         self._phys_final = 0
+        self._unknown_tables = False
         self._reserved = {
             (level, leaf): reserved_bits(level, leaf=leaf, maxphyaddr=maxphyaddr, nxe=nxe)
             for level in range(PTE, PGD5 + 1)
@@ -141,6 +142,8 @@ class Processor:
         if index(va, self.levels) == _LAST:
             # The kernel's own map: the model holds nothing of it but that it covers the image.
             return None if va in self._image else Raised(PAGE_FAULT, error)
+        if self._unknown_tables:
+            return Raised(PAGE_FAULT, error)
         table, writable, no_execute = self.cr3, _RW, 0
         for level in range(self.levels, 0, -1):
             entry = self._read(table + index(va, level) * 8)
@@ -162,6 +165,8 @@ class Processor:
 
         Stops at an entry that is not present (its value counts all the same) and at a leaf.
         """
+        if self._unknown_tables:
+            return Walk(None, None, None, None, None)
         found: dict[int, int | None] = {}
         left: int | None = 0
         table = self.cr3
@@ -201,6 +206,12 @@ class Processor:
         final[_LAST] = tables.entries[_LAST]
         self._final, self._phys_final = final, phys_top
         self.cr3 = phys_top
+
+    def leave_early_tables(self, phys_top: int) -> None:
+        """CR3 <- tables of which the model knows nothing but where they are, and that what a script touches behind
+        this point is not in them."""
+        self.cr3 = phys_top
+        self._unknown_tables = True
 
     def _read(self, phys: int) -> int:
         """The 8 bytes of memory at `phys`: of the early or final tables; else zeros.

@@ -96,6 +96,8 @@ class Variant:
     """early_pgt_resets exists."""
     trampoline: Trampoline
     stub: Stub
+    sets_page_offset: bool = False
+    """PAGE_OFFSET gets the row's value right after the first reset, and is another one in `begin`."""
     mistakes: frozenset[int] = frozenset()
     """Numbers in MENDS of the mistakes that this row has."""
 
@@ -182,7 +184,7 @@ ROWS: dict[str, Variant] = {
         _V6_1,
         _V6_1_LA57,
         replace(_V6_1, name="v7.3", wire_name="v7.3", about="7.3"),
-        replace(_V6_1_LA57, name="v7.3-la57", wire_name="v7.3", about="7.3 with five levels"),
+        replace(_V6_1_LA57, name="v7.3-la57", wire_name="v7.3", about="7.3 with five levels", sets_page_offset=True),
     )
 }
 

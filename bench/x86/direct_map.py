@@ -47,3 +47,8 @@ DIRECT_MAPS: dict[str, DirectMap] = {
     "v6.1": _SINCE_4_20,
     "v7.3": _SINCE_4_20,
 }
+
+
+def direct_map(variant: str, levels: int) -> DirectMap:
+    """The direct map of a kernel whose handler is `variant`, with 4 or 5 paging levels (4.20 and later)."""
+    return _FIVE_LEVELS if levels == 5 else DIRECT_MAPS[variant]

@@ -1,4 +1,4 @@
-"""URL schemes that the bench adds to pyserial's, and one of pyserial's that it mends.
+"""URL schemes that the bench adds to pyserial's, and two of pyserial's that it mends.
 
 pyserial looks for a scheme's handler in a module named ``protocol_<scheme>`` of each package in
 `serial.protocol_handler_packages`. Plus and minus cannot stand in a module's name, so the handlers of
@@ -14,11 +14,13 @@ import serial
 from serial.urlhandler import protocol_socket
 
 from bench.lab.text import escape
-from bench.lab.urls import ipmi_sol, listen_unix, rfc2217
+from bench.lab.urls import fifo, ipmi_sol, listen_unix, rfc2217, tcp
 
 sys.modules[f"{__name__}.protocol_listen+unix"] = listen_unix
+sys.modules[f"{__name__}.protocol_fifo"] = fifo
 sys.modules[f"{__name__}.protocol_ipmi-sol"] = ipmi_sol
 sys.modules[f"{__name__}.protocol_rfc2217"] = rfc2217
+sys.modules[f"{__name__}.protocol_socket"] = tcp
 
 # A console server whose port is taken says so and hangs up: within this time.
 WELCOME_S = 0.25

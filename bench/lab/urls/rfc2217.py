@@ -1,6 +1,6 @@
 """``rfc2217://HOST:PORT``: pyserial's own client, with what pyserial 3.5 leaves out.
 
-* What had arrived when the connection was lost is still read.
+* What had arrived when the connection was lost is still read, and so is what arrives while it is opened.
 * A console server that hangs up ends in an exception of ours, not in a traceback of a thread of its own.
 * A failed open leaves no socket behind, and says what the server said.
 """
@@ -70,6 +70,9 @@ class Serial(serial.rfc2217.Serial):
         if self._ended and not got:
             raise SerialException("the console server hung up")
         return bytes(got)
+
+    def reset_input_buffer(self) -> None:
+        """Nothing: a byte that has come is evidence, and pyserial asks for this when it opens."""
 
     def _telnet_read_loop(self) -> None:
         try:

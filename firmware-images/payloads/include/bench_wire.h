@@ -87,6 +87,7 @@
 #define BENCH_BEGIN_PHYS_KERNEL "LK" /* physical address of the table that early_top_pgt[511] points to */
 #define BENCH_BEGIN_PHYS_LEVEL3 "LT" /* Linux: physical address of level3_kernel_pgt */
 #define BENCH_BEGIN_PHYS_FIXMAP "FX" /* Linux: physical address of the fixmap entry that early_ioremap_init writes */
+#define BENCH_BEGIN_REAL_MODE_DATA "RM" /* Linux: physical address of boot_params as the loader left it */
 
 /* boot: the boot data has been copied. */
 #define BENCH_BOOT "boot"

@@ -1,0 +1,83 @@
+"""The part of `bench run` that is about kernels: which of them on which machines, built before anything boots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.batch import Task
+    from bench.records import Machine
+    from bench.scenarios import BootPlan
+
+# Machines of the inventory that boot kernels when all machines are asked for: these are the slow ones to boot.
+TAG = "linux"
+
+
+def kernel_names(root: Path, *, full: bool) -> list[str]:
+    """The kernels that a lab run boots without being told which."""
+    from bench.images.kernel_description import load_descriptions
+
+    sets = ("hil", "full") if full else ("hil",)
+    return [name for name, each in load_descriptions(root).items() if each.set in sets]
+
+
+def kernel_tasks(
+    root: Path,
+    names: Sequence[str],
+    machines: Sequence[str],
+    *,
+    every: bool,
+    plans: Sequence[str],
+    full: bool,
+    witness: bool,
+    quiet: bool,
+) -> list[Task]:
+    """One task a kernel and machine. Builds the kernels (NAME or NAME+SERIES+…). Raises UsageError."""
+    if not names:
+        if plans:
+            raise UsageError("--boot is for kernels: say which with --image NAME")
+        return []
+    from bench.batch import Task
+    from bench.cli_images import build_with_progress
+    from bench.images import build_init
+    from bench.run import KernelOrder
+    from bench.scenarios import load_boot_plans
+
+    known = load_boot_plans(root)
+    chosen = tuple(_chosen_plans(known, plans, full=full))
+    init = build_init(root)
+    boxes = _machines(root, machines, every=every, full=full)
+    tasks = []
+    for name in names:
+        base, *series = name.split("+")
+        kernel = build_with_progress(root, base, series, quiet=quiet)
+        tasks += [Task(KernelOrder(box, kernel, chosen, init, witness=witness)) for box in boxes]
+    return tasks
+
+
+def _chosen_plans(known: dict[str, BootPlan], names: Sequence[str], *, full: bool) -> Iterable[BootPlan]:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no boot plan {name!r}; there are: {', '.join(known)}")
+    if names:
+        return [known[name] for name in names]
+    return [plan for plan in known.values() if full or plan.set == "hil"]
+
+
+def _machines(root: Path, names: Sequence[str], *, every: bool, full: bool) -> list[Machine]:
+    from bench.inventory import load_inventory
+
+    machines = load_inventory(root)
+    for name in names:
+        if name not in machines:
+            raise UsageError(f"no machine {name!r}; there are: {', '.join(machines)}")
+    if not every and not names:
+        raise UsageError("say which machine: --machine NAME, or --all; `bench inventory list` shows them")
+    if names:
+        return [machines[name] for name in names]
+    tags = (TAG, "linux-full") if full else (TAG,)
+    return [box for box in machines.values() if any(tag in box.tags for tag in tags)]

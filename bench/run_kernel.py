@@ -1,0 +1,145 @@
+"""One machine, one real kernel: every boot plan that applies, each boot judged by its one window.
+
+The stages are those of `run`: offer, boot, judge, store. A kernel that dies is no reason to boot again: each boot is a
+window of its own, and the next one starts from power-off.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.initrd import early_cpio, user_cpio
+from bench.judge import Judgement
+from bench.lab.boot import Limits, Load, Progress, boot
+from bench.records import Machine, worst
+from bench.run import KernelOrder, RunResult, in_order, judge_folders, new_folder, question_witness
+from bench.scenarios import KernelBoot, Skip, expand_boots
+from bench.script import render
+
+# As much of what is compressed as the microcode loader may look at, and more.
+_SEARCHED_BYTES = 128
+
+# The handler by the kernel's release, the first row that is not above it; names of `wire.VARIANTS`.
+HANDLERS: tuple[tuple[tuple[int, int], str], ...] = (((7, 0), "v7.3"), ((5, 10), "v6.1"), ((4, 14), "v4.x"))
+
+
+def run_kernel(
+    order: KernelOrder,
+    *,
+    results: Path,
+    limits: Limits,
+    judged: Callable[[Sequence[Path]], Judgement] = judge_folders,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> RunResult:
+    """Carry out one order. Raises LabError or UsageError only if nothing could be started at all."""
+    started, clock = datetime.now(UTC), time.monotonic()
+    boots, skipped = offer(order)
+    folder = new_folder(results / "captures", started, order.machine.name, order.label)
+    captured: list[Path] = []
+    window = 0
+    for number, each in enumerate(boots, start=1):
+        here = folder / f"boot-{number}"
+        _boot(order, each, window, here, limits, progress, cancel)
+        window += each.windows
+        captured.append(here)
+        if cancel is not None and cancel.is_set():
+            break
+    judgement = judged(captured)
+    witnessed, objection = question_witness(captured) if order.witness else (0, None)
+    scenarios = in_order(order.names, judgement, skipped, objection)
+    return RunResult(
+        order=order,
+        judgement=judgement,
+        scenarios=scenarios,
+        verdict=worst([s.verdict for s in scenarios]),
+        seconds=round(time.monotonic() - clock, 2),
+        folder=folder,
+        image_sha256=order.kernel.sha256,
+        started=started,
+        witnessed=witnessed,
+    )
+
+
+def handler_of(release: str) -> str:
+    """The handler variant of a kernel release such as ``6.1.192``."""
+    major, minor = (int(part) for part in release.split(".")[:2])
+    return next(variant for since, variant in HANDLERS if since <= (major, minor))
+
+
+def offer(order: KernelOrder) -> tuple[tuple[KernelBoot, ...], dict[str, str]]:
+    """The boots, and skipped plan → reason."""
+    variant = handler_of(order.kernel.release)
+    boots: list[KernelBoot] = []
+    skipped: dict[str, str] = {}
+    for plan in order.plans:
+        expanded = expand_boots(plan, order.machine, variant)
+        if isinstance(expanded, Skip):
+            skipped[plan.name] = expanded.reason
+        else:
+            boots += expanded
+    return tuple(boots), skipped
+
+
+def patience(machine: Machine, limits: Limits) -> Limits:
+    """UEFI firmware takes longer than SeaBIOS to come to the kernel, many times so while exceptions are logged."""
+    if machine.virtual is None or machine.virtual.firmware == "bios":
+        return limits
+    return replace(limits, first_byte_s=max(limits.first_byte_s, 180.0), total_s=max(limits.total_s, 300.0))
+
+
+def _boot(
+    order: KernelOrder,
+    each: KernelBoot,
+    number: int,
+    folder: Path,
+    limits: Limits,
+    progress: Callable[[Progress], None] | None,
+    cancel: threading.Event | None,
+) -> None:
+    nonce = secrets.randbits(64) | 1  # zero stands for "not known yet"
+    machine = each.machine
+    meta = {
+        "machine": machine.name,
+        "model": machine.model,
+        "image": order.image,
+        "virtual": machine.virtual is not None,
+        "nonce": f"{nonce:x}",
+        "quirks": list(machine.quirks),
+        "scenarios": {str(number + n): each.plan for n in range(each.windows)},
+        "kernel_sha256": order.kernel.sha256,
+        "command_line": each.command_line,
+    }
+    script = render((each.script,), nonce=nonce) if each.script else b""
+    load = _load(order, each, script, nonce)
+    limits = patience(machine, limits)
+    boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)
+
+
+def _load(order: KernelOrder, each: KernelBoot, script: bytes, nonce: int) -> Load:
+    """Kernel, command line and initrd; behind the initrd's head, which the model is shown, what init needs."""
+    words = [each.command_line, *(["bench.script"] if script else []), f"bench.nonce={nonce:x}"]
+    tasks = [*each.init, *(["kexec"] if each.kexec is not None else [])]
+    head = early_cpio(script, filler_bytes=each.filler_bytes) if each.with_initrd else b""
+    if not tasks:
+        return Load(order.kernel.kernel, head, " ".join(words).strip())
+    files = {"init": order.init.read_bytes()}
+    if each.kexec is not None:
+        files["kexec/kernel"] = order.kernel.kernel.read_bytes()
+        files["kexec/cmdline"] = " ".join(words).strip().encode()
+        files["kexec/place"] = b"%x" % each.kexec
+        if head:
+            files["kexec/initrd"] = head
+    init = [f"bench.init={','.join(tasks)}", "bench.done=init", "console=ttyS0", "rdinit=/init"]
+    # The kernel looks for the compressed part at a multiple of 4.
+    head += bytes(-len(head) % 4)
+    initrd = head + user_cpio(files)
+    # The loader's search ends at the first byte that is compressed.
+    offer = initrd[: len(head) + _SEARCHED_BYTES]
+    return Load(order.kernel.kernel, initrd, " ".join([*words, *init]).strip(), offer=offer)
