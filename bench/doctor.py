@@ -47,7 +47,7 @@ class Check:
     how: str
     """How to get it."""
     group: str = "core"
-    """``core``: the bench does not work without it. ``payloads``: only `nox -s payloads` needs it."""
+    """``core``: the bench does not work without it. Others: only the nox session of that name needs it."""
     packages: tuple[str, ...] = ()
     """Debian and Ubuntu packages that bring it."""
 
@@ -61,7 +61,7 @@ def checks() -> list[Check]:
     if root:
         found += [check_writable("results/", root / "results", "captures and the store are kept there")]
         found += [check_local(root / "results")]
-    found += [check_socket_path(), check_overcommit()]
+    found += [check_socket_path(), check_overcommit(), check_rack()]
     return found
 
 
@@ -146,6 +146,36 @@ def check_tool(program: str, why: str, package: str, group: str) -> Check:
     )
 
 
+# Server, what it is there for, package, and the service that the package starts although nobody here needs it.
+RACK = (
+    ("ipmi_sim", "a BMC that speaks IPMI and switches a virtual machine", "openipmi", ""),
+    ("ser2net", "a console server", "ser2net", "ser2net"),
+    ("socat", "a serial cable", "socat", ""),
+    ("sshd", "a power host, and machines with a system of their own", "openssh-server", "ssh"),
+    ("ssh-keygen", "keys for it", "openssh-client", ""),
+    ("pdudaemon", "a PDU", "pdudaemon", "pdudaemon"),
+)
+
+
+# Servers lie here, which is not on every user's path.
+SERVER_FOLDERS = ("/usr/sbin", "/sbin")
+
+
+def check_rack() -> Check:
+    """The servers that the tests of the rack's protocols run against."""
+    path = os.pathsep.join((os.environ.get("PATH", ""), *SERVER_FOLDERS))
+    lacking = [row for row in RACK if shutil.which(row[0], path=path) is None]
+    return Check(
+        "servers of a rack",
+        not lacking,
+        ("lacks " if lacking else "") + ", ".join(row[0] for row in lacking or RACK),
+        "nox -s rack tests against them: " + "; ".join(f"{row[0]}: {row[1]}" for row in lacking or RACK),
+        "./setup --with-rack, or bench doctor --install --with-rack",
+        "rack",
+        tuple(row[2] for row in lacking),
+    )
+
+
 def check_writable(name: str, folder: Path, why: str) -> Check:
     """`folder`, or the nearest folder above it that exists, can be written and has room."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
@@ -216,19 +246,21 @@ def run_doctor(
     yes: bool,
     echo: Callable[[str], None],
     confirm: Callable[[str], bool] | None = None,
+    with_rack: bool = False,
 ) -> int:
     """The verb `doctor`. Everything is said through `echo`, a line or a JSON object at a time.
 
-    `install` gets what is missing by apt-get, after it was listed and `confirm` (asked unless `yes`) said so;
-    its output then goes to standard error. Returns 0 if everything of the group core is there, 2 if not,
-    3 if the installation failed, 130 if it was declined.
+    `install` gets what is missing by apt-get (the servers of the group rack only `with_rack`), after it was listed and
+    `confirm` (asked unless `yes`) said so; its output then goes to standard error. Returns 0 if everything of the group
+    core is there, 2 if not, 3 if the installation failed, 130 if it was declined.
     """
     found = checks()
     status = 0
     notes: list[str] = []
     if install:
         tell = notes.append if json else echo
-        status = _install([check for check in found if not check.ok], yes=yes, echo=tell, confirm=confirm)
+        wanted = [check for check in found if not check.ok and (with_rack or check.group != "rack")]
+        status = _install(wanted, yes=yes, echo=tell, confirm=confirm)
         found = checks()
     lacking = [check for check in found if not check.ok and check.group == "core"]
     if json:
@@ -253,10 +285,9 @@ def _table(found: list[Check]) -> list[str]:
     if core:
         lines.append(f"{core} of {len(found)} not as the bench needs them.")
     else:
-        lines.append(
-            "All that the bench needs is here." + (" What is absent only nox -s payloads needs." if bad else "")
-        )
-    if any(check.packages for check in bad):
+        sessions = " and ".join(dict.fromkeys(f"nox -s {check.group}" for check in bad))
+        lines.append("All that the bench needs is here." + (f" What is absent only {sessions} needs." if bad else ""))
+    if any(check.packages and check.group != "rack" for check in bad):
         lines.append("What apt has, this gets: bench doctor --install")
     return lines
 
@@ -285,6 +316,10 @@ def _install(
         return 2
     apt_get = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]
     commands = [[*apt_get, "update"], [*apt_get, "install", "-y", "--no-install-recommends", *packages]]
+    services = [service for _, _, package, service in RACK if service and package in packages]
+    if services and shutil.which("systemctl"):
+        # Debian starts a server with its package; the tests start their own, and nobody asked for these.
+        commands.append([*root, "systemctl", "disable", "--now", *services])
     for command in commands:
         echo("will run: " + " ".join(command))
     if not yes and (confirm is None or not confirm("Install?")):
@@ -295,6 +330,8 @@ def _install(
     if subprocess.run(commands[1], stdout=sys.stderr, check=False).returncode:
         echo("apt-get failed, see above.")
         return 3
+    for command in commands[2:]:
+        subprocess.run(command, stdout=sys.stderr, check=False)
     return 0
 
 
