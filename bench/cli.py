@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_console import console
+from bench.cli_health import health
 from bench.cli_images import app as images
 from bench.cli_inventory import check, schema
 from bench.cli_lock import app as lock
@@ -310,3 +311,4 @@ inventory_app.command()(schema)
 app.command()(run)
 app.command()(power)
 app.command()(console)
+app.command()(health)

@@ -35,6 +35,7 @@ LAYERS = (
         "__main__",
         "cli",
         "cli_console",
+        "cli_health",
         "cli_images",
         "cli_inventory",
         "cli_kernels",
@@ -50,7 +51,7 @@ LAYERS = (
     layer("run_kernel"),
     layer("run"),
     layer("report"),
-    layer("judge", "doctor", "leases"),
+    layer("judge", "doctor", "health", "leases"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
     layer("describe", "hardware", "initrd", "owners", "records", "script", "wire", peers=True),
     layer("x86"),
@@ -62,7 +63,7 @@ STANDARD_LIBRARY_ONLY = frozenset().union(*(low.units for low in LAYERS[-3:]))
 # Whoever imports it, beside these units, breaks the rule.
 ONLY: dict[str, frozenset[str]] = {
     "pandas": frozenset({"reconcile", "report"}),
-    "sqlalchemy": frozenset({"store", "leases"}),
+    "sqlalchemy": frozenset({"store", "leases", "health"}),
     "sqlite3": frozenset(),
     "serial": frozenset({"lab"}),
     "paramiko": frozenset({"lab"}),
