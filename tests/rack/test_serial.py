@@ -228,6 +228,8 @@ class TestConsole:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # A shell that runs the tests in the background has Ctrl-C ignored, which is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def test_it_shows_the_line_logs_it_and_leaves_on_ctrl_c(self, tmp_path: Path) -> None:
