@@ -223,12 +223,18 @@ class Leases:
                 if not reason:
                     self._clear_dead_waiters(connection, machine)
                     lease = Lease(machine, secrets.token_hex(8))
-                    connection.execute(sa.delete(_leases).where(_leases.c.machine == machine))
+                    # The dead owner's row and no other: in a database with several writers a new one may have come.
+                    dead = sa.select(_leases.c.token).where(_leases.c.machine == machine)
+                    token = connection.execute(dead).scalar()
+                    connection.execute(sa.delete(_leases).where(_leases.c.token == token))
                     now = time.time()
                     row = who | {"since": now, "heartbeat": now}
                     connection.execute(sa.insert(_leases).values(machine=machine, token=lease.token, **row))
                     taken = True
             return lease if taken else reason
+        except sa.exc.IntegrityError:  # a database with several writers: another controller's row came first
+            taken = False
+            return "another controller was faster"
         finally:
             if not taken:
                 fcntl.flock(file, fcntl.LOCK_UN)
