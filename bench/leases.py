@@ -219,14 +219,15 @@ class Leases:
         taken = False
         try:
             with self._store.writing() as connection:
+                # If there is a row and no obstacle, its owner is dead. That row is cleared and no other: in a database
+                # with several writers a new one may have come, and then the insertion fails.
+                there = sa.select(_leases.c.token).where(_leases.c.machine == machine)
+                dead = connection.execute(there).scalar()
                 reason = self._obstacle(connection, machine, ticket)
                 if not reason:
                     self._clear_dead_waiters(connection, machine)
                     lease = Lease(machine, secrets.token_hex(8))
-                    # The dead owner's row and no other: in a database with several writers a new one may have come.
-                    dead = sa.select(_leases.c.token).where(_leases.c.machine == machine)
-                    token = connection.execute(dead).scalar()
-                    connection.execute(sa.delete(_leases).where(_leases.c.token == token))
+                    connection.execute(sa.delete(_leases).where(_leases.c.token == dead))
                     now = time.time()
                     row = who | {"since": now, "heartbeat": now}
                     connection.execute(sa.insert(_leases).values(machine=machine, token=lease.token, **row))
