@@ -75,10 +75,24 @@ def payloads(session: nox.Session) -> None:
 
 
 @nox.session
+def kernels(session: nox.Session) -> None:
+    """Build Linux and build it again: the same bytes (network the first time; 5 to 15 minutes, then one)."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", "-m", "kernels", *session.posargs)
+
+
+@nox.session
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", "-m", "lab and not payloads and not rack", *session.posargs)
+    python(session, "pytest", "-m", "lab and not payloads and not rack and not microcode", *session.posargs)
+
+
+@nox.session
+def microcode(session: nox.Session) -> None:
+    """Tests with Intel's files and iucode_tool, some of which boot virtual processors (./setup --with-microcode)."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", "-m", "microcode", *session.posargs)
 
 
 @nox.session

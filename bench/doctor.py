@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
 
-from bench.errors import UsageError
+from bench.errors import BenchError, UsageError
 from bench.images import default_cache
+from bench.images.kernel_tools import TOOLS as KERNEL_TOOLS
 from bench.inventory import find_root
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_QEMU = (7, 2)
 FREE_BYTES = 1 << 30
+# The source and the compiled tree of one kernel, and room for the next.
+CACHE_FREE_BYTES = 4 << 30
 # struct sockaddr_un has 108 bytes for the path, a NUL among them (unix(7)).
 SOCKET_PATH_BYTES = 107
 # What the lab puts behind the temporary folder's name: its own folder and a socket's name.
@@ -50,6 +53,8 @@ class Check:
     """``core``: the bench does not work without it. Others: only the nox session of that name needs it."""
     packages: tuple[str, ...] = ()
     """Debian and Ubuntu packages that bring it."""
+    licence: str = ""
+    """Not installed but fetched into a cache folder, under this licence."""
 
 
 def checks() -> list[Check]:
@@ -57,10 +62,12 @@ def checks() -> list[Check]:
     root, complaint = _project()
     found = [check_python(), check_root(root, complaint), check_qemu(), check_firmware()]
     found += [check_tool(*tool) for tool in TOOLS]
-    found += [check_writable("cache folder", default_cache(), "built payloads are kept there")]
+    found += [check_kernel_tools()]
+    why = "built payloads and kernels are kept there; the tree of one kernel takes 1.8 GB"
+    found += [check_writable("cache folder", default_cache(), why, CACHE_FREE_BYTES)]
     if root:
         found += [check_writable("results/", root / "results", "captures and the store are kept there")]
-        found += [check_local(root / "results")]
+        found += [check_local(root / "results"), check_microcode(root)]
     found += [check_socket_path(), check_overcommit(), check_rack()]
     return found
 
@@ -129,12 +136,14 @@ TOOLS = (
     ("ld", "links the payload", "binutils", "core"),
     ("clang", "nox -s payloads builds the payload with a second compiler", "clang", "payloads"),
     ("ld.lld", "nox -s payloads links the payload with a second linker", "lld", "payloads"),
+    ("iucode_tool", "nox -s microcode holds our reading of Intel's files against its", "iucode-tool", "microcode"),
 )
 
 
 def check_tool(program: str, why: str, package: str, group: str) -> Check:
     """A compiler or linker that answers to --version."""
-    said = _output([program, "--version"])
+    # Debian puts some into /usr/sbin, which is not on every user's path.
+    said = _output([shutil.which(program) or f"/usr/sbin/{program}", "--version"])
     return Check(
         program,
         said is not None,
@@ -176,17 +185,53 @@ def check_rack() -> Check:
     )
 
 
-def check_writable(name: str, folder: Path, why: str) -> Check:
+def check_kernel_tools() -> Check:
+    """What a kernel's build needs besides compiler and linker."""
+    lacking = [tool for tool in KERNEL_TOOLS if not tool.works()]
+    packages = tuple(dict.fromkeys(tool.package for tool in lacking))
+    every = " ".join(dict.fromkeys(tool.package for tool in KERNEL_TOOLS))
+    return Check(
+        "tools that build kernels",
+        not lacking,
+        ("lacks " if lacking else "") + ", ".join(tool.name for tool in lacking or KERNEL_TOOLS),
+        "; ".join(f"{tool.name}: {tool.why}" for tool in lacking)
+        or "bench images build NAME; the virtual lab boots them",
+        f"apt-get install --no-install-recommends {' '.join(packages) or every}",
+        packages=packages or tuple(every.split()),
+    )
+
+
+def check_microcode(root: Path) -> Check:
+    """Intel's files, in the cache folder."""
+    from bench.images.microcode_package import find_package, microcode_cache, wanted
+
+    try:
+        licence, package = wanted(root).licence, find_package()
+    except UsageError as error:
+        return Check("Intel's microcode", False, str(error), "it names the files", "mend it", "microcode")
+    return Check(
+        "Intel's microcode",
+        package is not None,
+        f"{package.version} in {package.folder}" if package else f"not in {microcode_cache()}",
+        "nox -s microcode and cases with real updates; all else uses made-up ones",
+        "bench microcode fetch (13 MB; shows the licence first)",
+        "microcode",
+        licence="" if package else licence,
+    )
+
+
+def check_writable(name: str, folder: Path, why: str, free_bytes: int | None = None) -> Check:
     """`folder`, or the nearest folder above it that exists, can be written and has room."""
+    needed = FREE_BYTES if free_bytes is None else free_bytes
     there = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(there).free
     writable = os.access(there, os.W_OK | os.X_OK)
     return Check(
         name,
-        writable and free >= FREE_BYTES,
+        writable and free >= needed,
         f"{folder}, {'writable' if writable else 'not writable'}, {free / 2**30:.1f} GiB free",
         why,
-        f"give {there} to the user who runs bench, with at least {FREE_BYTES / 2**30:.0f} GiB free",
+        f"give {there} to the user who runs bench, with at least {needed / 2**30:.0f} GiB free",
     )
 
 
@@ -259,8 +304,10 @@ def run_doctor(
     notes: list[str] = []
     if install:
         tell = notes.append if json else echo
-        wanted = [check for check in found if not check.ok and (with_rack or check.group != "rack")]
-        status = _install(wanted, yes=yes, echo=tell, confirm=confirm)
+        missing = [check for check in found if not check.ok and (with_rack or check.group != "rack")]
+        status = _install(missing, yes=yes, echo=tell, confirm=confirm)
+        if any(check.licence for check in missing) and status != 130:
+            status = fetch_microcode(yes=yes, echo=tell, confirm=confirm) or status
         found = checks()
     lacking = [check for check in found if not check.ok and check.group == "core"]
     if json:
@@ -298,6 +345,36 @@ def _mark(check: Check) -> str:
     if check.group != "core":
         return "absent"
     return "MISSING" if check.packages else "WRONG"
+
+
+def fetch_microcode(
+    *,
+    yes: bool,
+    echo: Callable[[str], None],
+    confirm: Callable[[str], bool] | None,
+    file: Path | None = None,
+    mirror: str | None = None,
+) -> int:
+    """Fetch Intel's microcode (or take the package `file`), after its licence was shown and `confirm` said so.
+
+    Returns 0, 130 if it was declined, 2 or 3 if it failed, which is said.
+    """
+    from bench.images.microcode_package import fetch_package, microcode_cache, wanted
+
+    root = find_root()
+    description = wanted(root)
+    echo(f"Intel's microcode ({description.package}, Debian's {description.component}) goes to {microcode_cache()}")
+    echo(f"its licence: {description.licence}")
+    if not yes and (confirm is None or not confirm("Fetch it?")):
+        echo("Intel's microcode was not fetched (--yes fetches without asking).")
+        return 130
+    try:
+        package = fetch_package(root, file=file, mirror=mirror)
+    except BenchError as error:
+        echo(f"Intel's microcode was not fetched: {error}")
+        return error.exit_code
+    echo(f"{package.version} is in {package.updates}; the licence's full text in {package.folder / 'license'}")
+    return 0
 
 
 def _install(

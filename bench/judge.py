@@ -33,6 +33,7 @@ from bench.records import (
     worst,
 )
 from bench.sim.predict import predict
+from bench.unpatched import UnpatchedVerdict, judge_unpatched
 from bench.wire import Outcome, Phase
 
 # What ended a boot, in the order in which one outranks another.
@@ -91,6 +92,11 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     pending: set[int] = set()
     notes: list[str] = []
     for boot, capture, log in _parts(captures):
+        if capture.unpatched is not None:
+            found = judge_unpatched(capture)
+            verdicts |= _without_trace(boot, capture, found)
+            notes += [f"boot {boot}: {note}" for note in found.notes]
+            continue
         judged, unreached = _judge_boot(boot, capture, log)
         verdicts |= judged
         pending = (pending | unreached) - judged.keys()
@@ -115,6 +121,17 @@ def judge(captures: Sequence[Capture]) -> Judgement:
         pending=tuple(sorted(pending)),
         notes=tuple(notes),
     )
+
+
+def _without_trace(boot: int, capture: Capture, found: UnpatchedVerdict) -> dict[int, WindowVerdict]:
+    """The one window of a kernel that has no trace."""
+    number = min(capture.scenarios, default=0)
+    window = replace(found.window, number=number) if found.window else None
+    finding = replace(found.finding, window=number) if found.finding else None
+    name = capture.scenarios.get(number, f"window-{number}")
+    return {
+        number: WindowVerdict(number, name, found.verdict, boot, finding, window, found.prediction, found.comparison)
+    }
 
 
 def _parts(captures: Sequence[Capture]) -> Iterator[tuple[int, Capture, TraceLog]]:

@@ -13,7 +13,9 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 
 from bench.hardware import Wiring
+from bench.linux import Unpatched
 from bench.wire import Access, Phase
+from bench.x86.microcode_processor import ProcessorRules
 
 # Handlers of the payload.
 PAYLOAD_VARIANTS = ("seed-2012", "v3.9", "la57")
@@ -53,6 +55,18 @@ class VirtualSpec:
     processors: int = 1
     firmware: str = "bios"
     """``bios`` or ``uefi``."""
+    microcode: ProcessorRules | None = None
+    """How its processors take microcode; None: as QEMU does, which ignores updates."""
+
+
+@dataclass(frozen=True)
+class MsrSite:
+    """An instruction of a kernel that reads or writes a model-specific register. `address` is where it was linked."""
+
+    address: int
+    write: bool
+    code: bytes
+    """What lies there."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,10 @@ class Capture:
     """Window number → name of the scenario it belongs to."""
     script: bytes = b""
     path: Path | None = None
+    unpatched: Unpatched | None = None
+    """What a kernel without a trace was offered: it is judged by `exceptions`."""
+    exceptions: bytes = b""
+    """QEMU's log of exceptions, of such a kernel: the part that tells of its early window and of its end."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from bench.records import Machine, worst
 from bench.run import KernelOrder, RunResult, in_order, judge_folders, new_folder, question_witness
 from bench.scenarios import KernelBoot, Skip, expand_boots
 from bench.script import render
+from bench.sim.variants import EARLY_DYNAMIC_PAGE_TABLES
+from bench.unpatched import CONSOLE, describe_boot
 
 # As much of what is compressed as the microcode loader may look at, and more.
 _SEARCHED_BYTES = 128
@@ -52,7 +54,8 @@ def run_kernel(
         if cancel is not None and cancel.is_set():
             break
     judgement = judged(captured)
-    witnessed, objection = question_witness(captured) if order.witness else (0, None)
+    # Without a trace the log is no second witness: it is what the boots are judged by.
+    witnessed, objection = question_witness(captured) if order.witness and order.kernel.traced else (0, None)
     scenarios = in_order(order.names, judgement, skipped, objection)
     return RunResult(
         order=order,
@@ -82,9 +85,16 @@ def offer(order: KernelOrder) -> tuple[tuple[KernelBoot, ...], dict[str, str]]:
         expanded = expand_boots(plan, order.machine, variant)
         if isinstance(expanded, Skip):
             skipped[plan.name] = expanded.reason
+        elif not order.kernel.traced and any(_needs_trace(each) for each in expanded):
+            skipped[plan.name] = f"{order.kernel.name} has no trace: its window can only be watched, at its first boot"
         else:
             boots += expanded
     return tuple(boots), skipped
+
+
+def _needs_trace(each: KernelBoot) -> bool:
+    """Whether something is done in the window or behind it that only the trace patch, or a look at it, makes use of."""
+    return bool(each.script or each.init) or each.pool != EARLY_DYNAMIC_PAGE_TABLES or each.kexec is not None
 
 
 def patience(machine: Machine, limits: Limits) -> Limits:
@@ -118,6 +128,10 @@ def _boot(
     }
     script = render((each.script,), nonce=nonce) if each.script else b""
     load = _load(order, each, script, nonce)
+    if not order.kernel.traced:
+        load = replace(load, command_line=f"{CONSOLE} {load.command_line}")
+        told = describe_boot(order.kernel, machine, load.command_line, load.initrd, handler_of(order.kernel.release))
+        meta["unpatched"] = told.as_json()
     limits = patience(machine, limits)
     boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)
 
@@ -137,6 +151,9 @@ def _load(order: KernelOrder, each: KernelBoot, script: bytes, nonce: int) -> Lo
         if head:
             files["kexec/initrd"] = head
     init = [f"bench.init={','.join(tasks)}", "bench.done=init", "console=ttyS0", "rdinit=/init"]
+    if each.machine.virtual:
+        # On a busy computer the emulated timer is late, and the kernel panics over it.
+        init.append("no_timer_check")
     # The kernel looks for the compressed part at a multiple of 4.
     head += bytes(-len(head) % 4)
     initrd = head + user_cpio(files)

@@ -11,10 +11,11 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-from bench.errors import LabError, UsageError
+from bench.errors import FormatError, LabError, UsageError
 from bench.images.kernel_cache import (
     MANIFEST,
     OUTPUTS,
@@ -25,10 +26,17 @@ from bench.images.kernel_cache import (
     write_manifest,
 )
 from bench.images.kernel_config import Option, check_config, parse_config, read_fragments, render_config
-from bench.images.kernel_description import KERNELS, KernelDescription, load_description, parse_release
+from bench.images.kernel_description import (
+    KERNELS,
+    KernelDescription,
+    PrebuiltDescription,
+    load_description,
+    parse_release,
+)
 from bench.images.kernel_image import KernelImage
 from bench.images.kernel_make import VARIABLES, Counter, make
 from bench.images.kernel_patches import PatchSet, changed_files, load_patches
+from bench.images.kernel_prebuilt import find_prebuilt, keep_prebuilt
 from bench.images.kernel_source import Source, SourceStore, Wishes, pinned, sha256_of
 from bench.images.kernel_tools import COMPILER, TOOLS, Tool, first_line, require_tools
 from bench.images.kernel_tree import BuildTree, write_whole
@@ -60,6 +68,7 @@ class BuildProgress:
 
 
 Tell = Callable[[BuildProgress], None]
+_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass
@@ -109,6 +118,21 @@ class _Build:
         return self.tree_inputs() | self.patches.described()
 
 
+def _told_as_the_disks(build: Callable[_Arguments, KernelImage]) -> Callable[_Arguments, KernelImage]:
+    """Make a LabError of what the file system refuses while `build` runs."""
+
+    @wraps(build)
+    def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> KernelImage:
+        try:
+            return build(*args, **kwargs)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise LabError(f"{where}{error.strerror or error}", component="build computer") from error
+
+    return guarded
+
+
+@_told_as_the_disks
 def build_kernel(
     root: Path,
     name: str,
@@ -126,7 +150,10 @@ def build_kernel(
     UsageError for a wrong description, a missing tool, a patch that does not apply and code that does not compile;
     LabError if mirror, disk or memory failed.
     """
-    build, wishes = prepare(root, name, extra_series, cache, jobs, tell, tools), wishes or Wishes()
+    description, wishes = load_description(root, name), wishes or Wishes()
+    if isinstance(description, PrebuiltDescription):
+        return _prebuilt(root, description, extra_series, wishes, cache or default_cache(), tell)
+    build = prepare(root, name, extra_series, cache, jobs, tell, tools)
     if wishes.file is None and (image := _find(build)):
         return image
     require_tools(tools)
@@ -141,6 +168,21 @@ def build_kernel(
         return _find(build) or _build_in(build, tree, lock, store)
 
 
+def _prebuilt(
+    root: Path, description: PrebuiltDescription, extra_series: Sequence[str], wishes: Wishes, cache: Path, tell: Tell
+) -> KernelImage:
+    if extra_series:
+        raise UsageError(f"{description.name} is built by its distribution: no series ({extra_series[0]}) can be added")
+    name, started_s = description.name, time.monotonic()
+    if wishes.file is None and (kept := find_prebuilt(description, cache)):
+        return _image(name, *kept, found=True)
+
+    def say(stage: str, text: str) -> None:
+        tell(BuildProgress(name, stage, text, time.monotonic() - started_s))
+
+    return _image(name, *keep_prebuilt(description, root / KERNELS, cache, wishes, say), found=False)
+
+
 def prepare(
     root: Path, name: str, extra_series: Sequence[str], cache: Path | None, jobs: int | None, tell: Tell,
     tools: tuple[Tool, ...] = TOOLS,
@@ -148,6 +190,8 @@ def prepare(
     """Read all that is asked for; nothing is fetched or built."""
     require_tools(COMPILER)
     description = load_description(root, name)
+    if not isinstance(description, KernelDescription):
+        raise UsageError(f"{name} is built by its distribution, not here")
     source, series = pinned(description), (*description.series, *extra_series)
     return _Build(
         root, cache or default_cache(), description, series,
@@ -161,20 +205,32 @@ def prepare(
 
 def _find(build: _Build) -> KernelImage | None:
     folder = build.cache / hash_of(build.inputs())
-    if not (folder / MANIFEST).is_file():
+    manifest = _readable(folder)
+    if manifest is None:
         instead = SourceStore(build.cache / "sources").consented(build.source)
         if instead is None:
             return None
         build.take(instead)
         return _find(build)
-    manifest = read_manifest(folder)
     # prune keeps what was used last.
     os.utime(folder / MANIFEST)
     return _image(build.name, folder, manifest, found=True)
 
 
+def _readable(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a built kernel; None if there is none, or none that can be read: then it is built again."""
+    try:
+        return read_manifest(folder)
+    except FormatError:
+        return None
+
+
 def find_kernel(root: Path, name: str, *, cache: Path | None = None) -> KernelImage | None:
     """The kernel `name` if it is built; None if it is not."""
+    description = load_description(root, name)
+    if isinstance(description, PrebuiltDescription):
+        kept = find_prebuilt(description, cache or default_cache())
+        return _image(name, *kept, found=True) if kept else None
     return _find(prepare(root, name, (), cache, None, lambda _: None))
 
 
@@ -191,7 +247,11 @@ def _image(name: str, folder: Path, manifest: dict[str, Any], *, found: bool) ->
 
 def _plan(build: _Build) -> None:
     """Say what is ahead, and refuse if the disk is too small for it."""
-    build.cache.mkdir(parents=True, exist_ok=True)
+    try:
+        build.cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = "set XDG_CACHE_HOME to a folder that can be written"
+        raise UsageError(f"{build.cache}: {error.strerror}: {where}") from error
     tree = BuildTree(build.cache / "trees" / hash_of(build.tree_inputs())[:16])
     objects, object_job_s = _experience(build)
     fetched = SourceStore(build.cache / "sources").path(build.source).exists()

@@ -17,6 +17,10 @@ Release = tuple[int, ...]
 """A kernel's release as numbers: (6, 1, 192)."""
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+WHY_NOT_32_BIT = (
+    "32-bit kernels make their early page tables in another way and have no early #PF handler that the reference could "
+    "be held against; only x86_64 is booted"
+)
 _32_BIT = ("i386", "i486", "i586", "i686", "x86", "x86_32")
 
 
@@ -43,10 +47,13 @@ def _release(text: str) -> str:
 
 def _arch(text: object) -> object:
     if text in _32_BIT:
-        raise ValueError(
-            "32-bit kernels are not built: they make their early page tables in another way and have no early #PF "
-            "handler that the reference could be held against; only x86_64 is"
-        )
+        raise ValueError(f"not built: {WHY_NOT_32_BIT}")
+    return text
+
+
+def _package(text: object) -> object:
+    if isinstance(text, str) and text.rpartition("-")[2] in (*_32_BIT, "pae", "686"):
+        raise ValueError(f"a package of a 32-bit kernel: {WHY_NOT_32_BIT}")
     return text
 
 
@@ -54,6 +61,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,60}$")]
 SeriesName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ReleaseText = Annotated[str, AfterValidator(_release)]
+Suite = Annotated[str, StringConstraints(pattern=r"^[a-z]+(-[a-z]+)*$")]
 
 
 class DebianSource(BaseModel):
@@ -64,7 +72,35 @@ class DebianSource(BaseModel):
     package: Annotated[str, StringConstraints(pattern=r"^linux-source-[0-9]+\.[0-9]+$")]
     version: ReleaseText
     sha256: Sha256
-    suites: list[Annotated[str, StringConstraints(pattern=r"^[a-z]+(-[a-z]+)*$")]] = []
+    suites: list[Suite] = []
+    """Suites that are searched besides those of the computer's own configuration."""
+
+    @property
+    def release(self) -> str:
+        """The kernel's release."""
+        return release_text(parse_release(self.version))
+
+    @property
+    def identity(self) -> str:
+        """What the content is known by."""
+        return self.sha256
+
+
+class DebianBinarySource(BaseModel):
+    """Debian's package of a kernel that is ready to boot. Its name changes with the kernel's ABI; `meta` is the package
+    that always depends on the newest one."""
+
+    model_config = _STRICT
+    kind: Literal["debian-binary"]
+    package: Annotated[
+        str,
+        BeforeValidator(_package),
+        StringConstraints(pattern=r"^linux-image-[0-9][0-9a-z.+~]*-(?:[0-9]+-)?(?:cloud-|rt-)?amd64$"),
+    ]
+    meta: Annotated[str, BeforeValidator(_package), StringConstraints(pattern=r"^linux-image-(?:[a-z]+-)?amd64$")]
+    version: ReleaseText
+    sha256: Sha256
+    suites: list[Suite] = []
     """Suites that are searched besides those of the computer's own configuration."""
 
     @property
@@ -135,21 +171,46 @@ class KernelDescription(BaseModel):
     config: ConfigTable
 
 
-def load_descriptions(root: Path) -> dict[str, KernelDescription]:
+class PrebuiltDescription(BaseModel):
+    """A file ``firmware-images/kernels/NAME.toml`` of a kernel that a distribution has built."""
+
+    model_config = _STRICT
+    name: Name
+    about: Annotated[str, StringConstraints(min_length=10)]
+    arch: Annotated[Literal["x86_64"], BeforeValidator(_arch)] = "x86_64"
+    set: Literal["hil", "full", "none"] = "none"
+    """Which lab runs boot it: every one, the long ones, or none unless it is named."""
+    source: DebianBinarySource
+
+
+Description = KernelDescription | PrebuiltDescription
+
+
+def load_descriptions(root: Path) -> dict[str, Description]:
     """All kernels of the project at `root`, by name. Raises UsageError (file, key, what is allowed)."""
     return {path.stem: load_description(root, path.stem) for path in sorted((root / KERNELS).glob("*.toml"))}
 
 
-def load_description(root: Path, name: str) -> KernelDescription:
+def load_description(root: Path, name: str) -> Description:
     """The kernel `name` of the project at `root`."""
     path = root / KERNELS / f"{name}.toml"
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name) or not path.is_file():
         known = ", ".join(sorted(each.stem for each in (root / KERNELS).glob("*.toml"))) or "none"
         raise UsageError(f"no image {name!r}; there are payload and the kernels {known} ({KERNELS}/)")
-    found = read_toml(path, KernelDescription)
+    found: Description = (
+        read_toml(path, PrebuiltDescription) if _is_prebuilt(path) else read_toml(path, KernelDescription)
+    )
     if found.name != name:
         raise UsageError(f"{path}: name: {found.name!r}: must be the file's name, {name!r}")
     return found
+
+
+def _is_prebuilt(path: Path) -> bool:
+    """By its source's kind. What cannot be read is left to `read_toml`, which says why."""
+    try:
+        return bool(tomllib.loads(path.read_text(encoding="utf-8"))["source"]["kind"] == "debian-binary")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError):
+        return False
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

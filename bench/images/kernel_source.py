@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import IO
 
 from bench.errors import FormatError, LabError, UsageError
-from bench.images.kernel_apt import PackageGone, open_apt
+from bench.images.deb import AR_MAGIC, ar_members
+from bench.images.kernel_apt import Apt, PackageGone, open_apt
 from bench.images.kernel_description import (
+    DebianBinarySource,
     DebianSource,
+    Description,
     GitSource,
-    KernelDescription,
     SourceTable,
     TarballSource,
     parse_release,
@@ -29,8 +31,6 @@ from bench.images.kernel_description import (
 )
 from bench.images.kernel_tree import write_whole
 
-_AR_MAGIC = b"!<arch>\n"
-_AR_HEADER_BYTES = 60
 _CHUNK_BYTES = 1 << 20
 
 
@@ -61,10 +61,10 @@ class Wishes:
     mirror: str | None = None
 
 
-def pinned(description: KernelDescription) -> Source:
+def pinned(description: Description) -> Source:
     """What the description asks for."""
     table = description.source
-    if isinstance(table, DebianSource):
+    if isinstance(table, DebianSource | DebianBinarySource):
         name = f"{table.package} {table.version}"
     elif isinstance(table, GitSource):
         name = f"{table.repository} {table.commit}"
@@ -83,15 +83,17 @@ class SourceStore:
         """Where `source` is kept, once it has been fetched. Of a git commit: a repository that has it."""
         return self.folder / (f"{source.identity}.git" if source.kind == "git" else source.identity)
 
-    def obtain(self, description: KernelDescription, base: Path, wishes: Wishes) -> Source:
-        """Fetch the source, or find it. `base` is what relative paths start from.
+    def obtain(
+        self, description: Description, base: Path, wishes: Wishes, *, release_of: Callable[[Path], str] | None = None
+    ) -> Source:
+        """Fetch the source, or find it. `base` is what relative paths start from; `release_of` reads a file's release.
 
         Raises UsageError for a file that is not the pinned one and PackageGone, unless `wishes` allow a newer one;
         LabError if the network fails.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         wanted, table = pinned(description), description.source
-        source = self._obtain(wanted, table, base, wishes)
+        source = self._obtain(wanted, table, base, wishes, release_of or release_of_source)
         if source != wanted:
             write_whole(self._consent(wanted), json.dumps(asdict(source)).encode())
         return source
@@ -99,26 +101,37 @@ class SourceStore:
     def consented(self, wanted: Source) -> Source | None:
         """What was taken in place of `wanted` when somebody allowed it, if it is still here."""
         path = self._consent(wanted)
-        source = Source(**json.loads(path.read_text())) if path.is_file() else None
+        try:
+            source = Source(**json.loads(path.read_text())) if path.is_file() else None
+        except (ValueError, TypeError):
+            # What cannot be read allows nothing.
+            source = None
         return source if source and self.path(source).exists() else None
 
     def _consent(self, wanted: Source) -> Path:
         return self.folder / f"{wanted.identity}.in-place"
 
-    def _obtain(self, wanted: Source, table: SourceTable, base: Path, wishes: Wishes) -> Source:
+    def _obtain(
+        self,
+        wanted: Source,
+        table: SourceTable | DebianBinarySource,
+        base: Path,
+        wishes: Wishes,
+        release_of: Callable[[Path], str],
+    ) -> Source:
         if wishes.file is not None:
-            return self._take_file(wanted, wishes.file, wishes)
+            return self._take_file(wanted, wishes.file, wishes, release_of)
         if self.path(wanted).exists():
             return wanted
         if before := self.consented(wanted):
             return before
         if isinstance(table, TarballSource):
-            return self._take_file(wanted, base / table.file, wishes)
+            return self._take_file(wanted, base / table.file, wishes, release_of)
         if isinstance(table, GitSource):
             return self._clone(wanted, table, base)
         return self._download(wanted, table, wishes)
 
-    def _take_file(self, wanted: Source, file: Path, wishes: Wishes) -> Source:
+    def _take_file(self, wanted: Source, file: Path, wishes: Wishes, release_of: Callable[[Path], str]) -> Source:
         if not file.is_file():
             raise UsageError(f"{file}: there is no such file")
         found = sha256_of(file)
@@ -137,21 +150,22 @@ class SourceStore:
                 (scratch / "file").rename(self.path(source))
         return source
 
-    def _download(self, wanted: Source, table: DebianSource, wishes: Wishes) -> Source:
+    def _download(self, wanted: Source, table: DebianSource | DebianBinarySource, wishes: Wishes) -> Source:
         apt = open_apt(self.folder / "apt", table.suites, mirror=wishes.mirror)
         with self._scratch() as scratch:
             try:
                 file = apt.download(table.package, table.version, scratch)
                 source = wanted
             except PackageGone as gone:
-                same = [v for v in gone.others if parse_release(v) >= parse_release(table.version)]
-                if not wishes.accept_newer or not same:
+                newer = _newer(apt, table, gone)
+                if not wishes.accept_newer or not newer:
                     raise
-                file = apt.download(table.package, same[0], scratch)
-                departure = f"{table.package} {same[0]}, since the mirror no longer has {table.version}"
-                release = release_text(parse_release(same[0]))
-                source = Source("debian", f"{table.package} {same[0]}", release, sha256_of(file), departure)
-                _same_series(wanted, release, source.name)
+                package, version = newer[0]
+                file = apt.download(package, version, scratch)
+                name = f"{package} {version}"
+                departure = f"{name}, since the mirror no longer has {table.package} {table.version}"
+                release = release_text(parse_release(version))
+                source = Source(table.kind, name, release, sha256_of(file), departure)
             found = sha256_of(file)
             if found != source.identity:
                 raise UsageError(
@@ -198,6 +212,18 @@ class SourceStore:
         return unpack
 
 
+def _newer(apt: Apt, table: DebianSource | DebianBinarySource, gone: PackageGone) -> list[tuple[str, str]]:
+    """Package and version of what the mirror has of the series, none older than the pinned one; the newest first."""
+    found = [(table.package, version) for version in gone.others]
+    if isinstance(table, DebianBinarySource):
+        for version in apt.versions(table.meta):
+            named = (p for p in apt.depends(table.meta, version) if p.startswith("linux-image-"))
+            found += [(package, version) for package in named]
+    since = parse_release(table.version)
+    fit = [(p, v) for p, v in found if parse_release(v)[:2] == since[:2] and parse_release(v) >= since]
+    return sorted(fit, key=lambda each: parse_release(each[1]), reverse=True)
+
+
 def _same_series(wanted: Source, release: str, name: str) -> None:
     if parse_release(release)[:2] != parse_release(wanted.release)[:2]:
         raise UsageError(f"{name} is Linux {release}: not of the series of {wanted.release}")
@@ -220,7 +246,7 @@ def _unpack_git(repository: Path, commit: str, folder: Path) -> None:
 
 def _unpack_archive(path: Path, folder: Path) -> None:
     with path.open("rb") as file:
-        if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
+        if file.read(len(AR_MAGIC)) != AR_MAGIC:
             _tar(path, folder, strip=1)
             return
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".archive-") as scratch:
@@ -243,7 +269,7 @@ def _tar(archive: Path, folder: Path, *, strip: int) -> None:
 def _inner_archive(deb: Path) -> Iterator[IO[bytes]]:
     """The archive ``usr/src/linux-source-*.tar.*`` within a Debian package (deb(5): an ar archive of tar archives)."""
     with deb.open("rb") as file:
-        for name, data in _ar_members(file, deb):
+        for name, data in ar_members(file, deb):
             if not name.startswith("data.tar"):
                 continue
             with tarfile.open(fileobj=io.BytesIO(data)) as outer:
@@ -255,26 +281,16 @@ def _inner_archive(deb: Path) -> Iterator[IO[bytes]]:
     raise FormatError("has no usr/src/linux-source-*.tar.* in it", source=str(deb))
 
 
-def _ar_members(file: IO[bytes], deb: Path) -> Iterator[tuple[str, bytes]]:
-    offset = file.seek(len(_AR_MAGIC))
-    while header := file.read(_AR_HEADER_BYTES):
-        if len(header) != _AR_HEADER_BYTES or header[58:] != b"`\n":
-            raise FormatError("not a member of an ar archive", source=str(deb), offset=offset)
-        size = int(header[48:58])
-        yield header[:16].decode("ascii", "replace").strip().rstrip("/"), file.read(size)
-        offset = file.seek(size & 1, io.SEEK_CUR)
-
-
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def release_of(archive: Path) -> str:
+def release_of_source(archive: Path) -> str:
     """The release of the kernel in a package or archive, by its top Makefile."""
     with archive.open("rb") as file:
-        is_deb = file.read(len(_AR_MAGIC)) == _AR_MAGIC
+        is_deb = file.read(len(AR_MAGIC)) == AR_MAGIC
     try:
         if is_deb:
             with _inner_archive(archive) as packed:

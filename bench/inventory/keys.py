@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from bench.errors import UsageError
+from bench.inventory.microcode_keys import MicrocodeTable, processor_rules
 from bench.inventory.values import STRICT, Mac, Memory, Name, Signature
 from bench.records import Machine, VirtualSpec
 from bench.x86 import signature as signatures
@@ -60,6 +61,8 @@ class VirtualTable(BaseModel):
     accelerator: Literal["tcg"] = "tcg"
     cpu: str
     properties: list[Annotated[str, AfterValidator(_property)]] = []
+    processors: Annotated[int, Field(ge=1, le=8)] = 1
+    microcode: MicrocodeTable | None = None
 
 
 class MachineKeys(BaseModel):
@@ -125,6 +128,12 @@ def virtual(path: Path, file: MachineFile) -> Machine:
     """The machine of a file, without quirks. Raises UsageError (file, key) if QEMU cannot play it."""
     _check_processor(path, file)
     _check_memory(path, file)
+    spec, table = file.virtual, file.virtual.microcode
+    rules = None
+    if table is not None:
+        rules = processor_rules(
+            path, table, signature=file.signature, platform_id=file.platform_id, processors=spec.processors
+        )
     return Machine(
         name=file.name,
         signature=file.signature,
@@ -132,7 +141,9 @@ def virtual(path: Path, file: MachineFile) -> Machine:
         maxphyaddr=file.maxphyaddr,
         nx=file.nx,
         la57=file.la57,
-        virtual=VirtualSpec(file.virtual.cpu, tuple(file.virtual.properties), file.virtual.accelerator),
+        virtual=VirtualSpec(
+            spec.cpu, tuple(spec.properties), spec.accelerator, processors=spec.processors, microcode=rules
+        ),
         platform_id=file.platform_id,
         allow_beyond_ram=file.allow_beyond_ram,
         allow_updates=file.allow_updates,

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from bench.lab.power import Power
     from bench.records import Machine
 
+from bench.records import MsrSite
+
 
 @dataclass(frozen=True)
 class Load:
@@ -22,6 +24,9 @@ class Load:
     command_line: str
     offer: bytes | None = None
     """What a capture keeps of the initrd, if not all of it: the part that the model has to know."""
+    msr_sites: tuple[MsrSite, ...] | None = None
+    """Where the kernel reads and writes registers for its microcode loader. With them a virtual machine whose
+    processors take microcode plays these registers; without (None) they are QEMU's."""
 
 
 class Loader(ABC):

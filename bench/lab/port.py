@@ -15,8 +15,8 @@ from bench.lab import uart, urls
 from bench.lab.text import escape
 
 READ_BYTES = 1 << 16
-# A virtual UART hands over single bytes: let some gather, or reading costs more than the machine's own work. A line at
-# 115200 baud brings 46 bytes in the longest of these times.
+# A virtual UART hands over single bytes: let some gather, or reading costs more than the machine's own work.
+# A line at 115200 baud brings 46 bytes in the longest of these times.
 GATHER_S = (0.00025, 0.004)
 GATHER_BYTES = (64, 128)
 # How long a reader without a descriptor to wait on (loop://, rfc2217://) blocks before it looks for the order to stop.

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,22 +35,34 @@ START_S = 60.0
 COMMAND_S = 5.0
 # How long each of quit, SIGTERM and SIGKILL may take.
 QUIT_S = 5.0
+# The registers of a machine that runs are read so often, with this much time between: one look cannot tell a loop.
+LOOKS = 3
+BETWEEN_LOOKS_S = 0.05
 STOP_OPTIONS = ("-S", "-action", "reboot=shutdown,shutdown=pause")
 
 
 class QemuPower(Power):
     """Power of one virtual machine. `command` is QEMU's, without monitor and ``-S``, run in `folder`.
 
+    `before_run` is called when QEMU has started and the machine has not run yet.
     `changed` is called (from another thread) whenever `incident` has something new to say. QEMU's
     standard error is kept in `folder`/qemu.stderr, its command line in `folder`/qemu.command.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, *, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        before_run: Callable[[], None] = lambda: None,
+    ) -> None:
         self._command = tuple(command)
         self._folder = folder
         self._stderr = folder / "qemu.stderr"
         self._command_file = folder / "qemu.command"
         self.changed = changed
+        self._before_run = before_run
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: QMPClient | None = None
         self._incident: Incident | None = None
@@ -69,6 +82,8 @@ class QemuPower(Power):
         self._command_file.write_text(shlex.join(self._command) + "\n", encoding="utf-8")
         try:
             loop.call(self._start(), timeout_s=START_S)
+            self._before_run()
+            loop.call(self._run(), timeout_s=START_S)
         except (QMPError, OSError, EOFError, TimeoutError) as error:
             # What QEMU wrote says more than our end of the broken conversation.
             status = self._kill()
@@ -105,7 +120,10 @@ class QemuPower(Power):
         listener = EventListener(("SHUTDOWN", "GUEST_PANICKED"))
         client.register_listener(listener)
         self._listening = asyncio.get_running_loop().create_task(self._listen(listener))
-        await client.execute("cont")
+
+    async def _run(self) -> None:
+        assert self._monitor is not None
+        await self._monitor.execute("cont")
 
     def _watch_end(self, process: subprocess.Popen[bytes]) -> None:
         """Have `_process_ended` called in the loop's thread as soon as the process ends."""
@@ -203,15 +221,22 @@ class QemuPower(Power):
         return self._incident
 
     def processor(self) -> Mapping[str, str]:
-        """Registers of processor 0 as QEMU shows them; empty if QEMU does not answer any more."""
+        """Registers of processor 0 as QEMU shows them; empty if QEMU does not answer any more.
+
+        While the machine runs they are read LOOKS times; see `over_time`.
+        """
         if self._monitor is None or self._ended.is_set():
             return {}
+        looks: list[dict[str, str]] = []
         try:
             status: Any = self._ask("query-status")
-            shown: Any = self._ask("human-monitor-command", {"command-line": "info registers"})
+            while not looks or (len(looks) < LOOKS and status["status"] == "running"):
+                if looks:
+                    time.sleep(BETWEEN_LOOKS_S)
+                looks.append(registers(str(self._ask("human-monitor-command", {"command-line": "info registers"}))))
         except (QMPError, OSError, EOFError, TimeoutError) as error:
-            return {"QEMU": f"does not answer: {type(error).__name__}"}
-        return {"QEMU": str(status["status"]), **registers(str(shown))}
+            return {"QEMU": f"does not answer: {type(error).__name__}", **over_time(looks)}
+        return {"QEMU": str(status["status"]), **over_time(looks)}
 
     def _ask(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         assert self._monitor is not None
@@ -246,6 +271,22 @@ def registers(shown: str) -> dict[str, str]:
     witness = {"processor": words, **{name: f"0x{value:016x}" for name, value in found.items()}}
     if segment := _CODE_SEGMENT.search(shown):
         witness["cs"] = f"0x{int(segment[1], 16):04x}"
+    return witness
+
+
+def over_time(looks: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Several looks at the registers as one witness: the last look, and in ``looks`` the RIP of each.
+
+    ``processor`` is what all of them agree on; else the processor runs and waits in turn, as an idle system does.
+    """
+    seen = [look for look in looks if look]
+    if not seen:
+        return {}
+    witness = dict(seen[-1])
+    if len({look["processor"] for look in seen}) > 1:
+        witness["processor"] = "running and halted in turn"
+    if len(seen) > 1:
+        witness["looks"] = " ".join(look.get("rip", "?") for look in seen)
     return witness
 
 
