@@ -13,6 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_images import app as images
+from bench.cli_inventory import check, schema
+from bench.cli_lock import app as lock
+from bench.cli_microcode import app as microcode
+from bench.cli_power import power
 from bench.cli_run import run
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
@@ -31,6 +35,8 @@ inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the be
 results_app = typer.Typer(no_args_is_help=True, help="What earlier runs found. Needs no lab.")
 app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
+app.add_typer(microcode, name="microcode")
+app.add_typer(lock, name="lock")
 app.add_typer(results_app, name="results")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
@@ -301,4 +307,7 @@ def results_pack(
     return 0
 
 
+inventory_app.command()(check)
+inventory_app.command()(schema)
 app.command()(run)
+app.command()(power)
