@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from bench.records import Machine
     from bench.scenarios import BootPlan
 
-# Machines of the inventory that boot kernels when all machines are asked for: these are the slow ones to boot.
-TAG = "linux"
+# Machines of the inventory that boot kernels when all machines are asked for; with --full, the kernel of every lab run
+# boots on those of the second tag as well.
+TAG, FULL_TAG = "linux", "linux-full"
 
 
 def kernel_names(root: Path, *, full: bool) -> list[str]:
@@ -50,9 +51,10 @@ def kernel_tasks(
     known = load_boot_plans(root)
     chosen = tuple(_chosen_plans(known, plans, full=full))
     init = build_init(root)
-    boxes = _machines(root, machines, every=every, full=full)
+    usual = kernel_names(root, full=False)
     tasks = []
     for name in names:
+        boxes = _machines(root, machines, every=every, tags=(TAG, FULL_TAG) if full and name in usual else (TAG,))
         base, *series = name.split("+")
         kernel = build_with_progress(root, base, series, quiet=quiet)
         tasks += [Task(KernelOrder(box, kernel, chosen, init, witness=witness)) for box in boxes]
@@ -68,7 +70,7 @@ def _chosen_plans(known: dict[str, BootPlan], names: Sequence[str], *, full: boo
     return [plan for plan in known.values() if full or plan.set == "hil"]
 
 
-def _machines(root: Path, names: Sequence[str], *, every: bool, full: bool) -> list[Machine]:
+def _machines(root: Path, names: Sequence[str], *, every: bool, tags: Sequence[str]) -> list[Machine]:
     from bench.inventory import load_inventory
 
     machines = load_inventory(root)
@@ -79,5 +81,4 @@ def _machines(root: Path, names: Sequence[str], *, every: bool, full: bool) -> l
         raise UsageError("say which machine: --machine NAME, or --all; `bench inventory list` shows them")
     if names:
         return [machines[name] for name in names]
-    tags = (TAG, "linux-full") if full else (TAG,)
     return [box for box in machines.values() if any(tag in box.tags for tag in tags)]
