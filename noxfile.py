@@ -88,7 +88,21 @@ def kernels(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", "-m", "lab and not payloads", *session.posargs)
+    python(session, "pytest", "-m", "lab and not payloads and not rack and not microcode", *session.posargs)
+
+
+@nox.session
+def microcode(session: nox.Session) -> None:
+    """Tests with Intel's files and iucode_tool, some of which boot virtual processors (./setup --with-microcode)."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", "-m", "microcode", *session.posargs)
+
+
+@nox.session
+def rack(session: nox.Session) -> None:
+    """Tests of the rack's protocols on real servers on loopback (./setup --with-rack)."""
+    need(session, "pytest", "pytest-timeout", "pyghmi", "sushy", "sushy-tools", "bcrypt")
+    python(session, "pytest", "-m", "rack", "tests/rack", *session.posargs)
 
 
 @nox.session

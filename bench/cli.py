@@ -13,7 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_images import app as images
+from bench.cli_inventory import check, schema
+from bench.cli_lock import app as lock
+from bench.cli_microcode import app as microcode
 from bench.cli_night import night
+from bench.cli_power import power
 from bench.cli_report import report
 from bench.cli_results import app as results_app
 from bench.cli_run import run
@@ -34,6 +38,8 @@ app = typer.Typer(
 inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the bench knows.")
 app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
+app.add_typer(microcode, name="microcode")
+app.add_typer(lock, name="lock")
 app.add_typer(results_app, name="results")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
@@ -307,7 +313,10 @@ def results_pack(
     return 0
 
 
+inventory_app.command()(check)
+inventory_app.command()(schema)
 app.command()(run)
+app.command()(power)
 app.command()(report)
 app.command()(night)
 app.command()(watch)

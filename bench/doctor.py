@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
 
-from bench.errors import UsageError
+from bench.errors import BenchError, UsageError
 from bench.images import default_cache
 from bench.images.kernel_tools import TOOLS as KERNEL_TOOLS
 from bench.inventory import find_root
@@ -50,9 +50,11 @@ class Check:
     how: str
     """How to get it."""
     group: str = "core"
-    """``core``: the bench does not work without it. Else the one nox session that needs it."""
+    """``core``: the bench does not work without it. Others: only the nox session of that name needs it."""
     packages: tuple[str, ...] = ()
     """Debian and Ubuntu packages that bring it."""
+    licence: str = ""
+    """Not installed but fetched into a cache folder, under this licence."""
 
 
 def checks() -> list[Check]:
@@ -65,7 +67,7 @@ def checks() -> list[Check]:
     found += [check_writable("cache folder", default_cache(), why, CACHE_FREE_BYTES)]
     if root:
         found += [check_writable("results/", root / "results", "captures and the store are kept there")]
-        found += [check_local(root / "results")]
+        found += [check_local(root / "results"), check_microcode(root)]
     found += [check_socket_path(), check_overcommit()]
     return found
 
@@ -134,13 +136,15 @@ TOOLS = (
     ("ld", "links the payload", "binutils", "core"),
     ("clang", "nox -s payloads builds the payload with a second compiler", "clang", "payloads"),
     ("ld.lld", "nox -s payloads links the payload with a second linker", "lld", "payloads"),
+    ("iucode_tool", "nox -s microcode holds our reading of Intel's files against its", "iucode-tool", "microcode"),
     ("chromium", "nox -s report opens the report in it", "chromium", "report"),
 )
 
 
 def check_tool(program: str, why: str, package: str, group: str) -> Check:
     """A compiler or linker that answers to --version."""
-    said = _output([program, "--version"])
+    # Debian puts some into /usr/sbin, which is not on every user's path.
+    said = _output([shutil.which(program) or f"/usr/sbin/{program}", "--version"])
     return Check(
         program,
         said is not None,
@@ -168,6 +172,25 @@ def check_kernel_tools() -> Check:
     )
 
 
+def check_microcode(root: Path) -> Check:
+    """Intel's files, in the cache folder."""
+    from bench.images.microcode_package import find_package, microcode_cache, wanted
+
+    try:
+        licence, package = wanted(root).licence, find_package()
+    except UsageError as error:
+        return Check("Intel's microcode", False, str(error), "it names the files", "mend it", "microcode")
+    return Check(
+        "Intel's microcode",
+        package is not None,
+        f"{package.version} in {package.folder}" if package else f"not in {microcode_cache()}",
+        "nox -s microcode and cases with real updates; all else uses made-up ones",
+        "bench microcode fetch (13 MB; shows the licence first)",
+        "microcode",
+        licence="" if package else licence,
+    )
+
+
 def check_writable(name: str, folder: Path, why: str, free_bytes: int | None = None) -> Check:
     """`folder`, or the nearest folder above it that exists, can be written and has room."""
     needed = FREE_BYTES if free_bytes is None else free_bytes
@@ -190,7 +213,8 @@ def check_local(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> Check
         f"file system of {folder.name}/",
         kind not in NETWORK_FILESYSTEMS,
         kind,
-        "SQLite's write-ahead log needs memory that processes share, not a network (sqlite.org/wal.html)",
+        "SQLite's write-ahead log (sqlite.org/wal.html) and the locks on machines need one computer's memory, "
+        "not a network",
         "keep the clone, or at least results/, on a local disk",
     )
 
@@ -250,7 +274,10 @@ def run_doctor(
     notes: list[str] = []
     if install:
         tell = notes.append if json else echo
-        status = _install([check for check in found if not check.ok], yes=yes, echo=tell, confirm=confirm)
+        missing = [check for check in found if not check.ok]
+        status = _install(missing, yes=yes, echo=tell, confirm=confirm)
+        if any(check.licence for check in missing) and status != 130:
+            status = fetch_microcode(yes=yes, echo=tell, confirm=confirm) or status
         found = checks()
     lacking = [check for check in found if not check.ok and check.group == "core"]
     if json:
@@ -288,6 +315,36 @@ def _mark(check: Check) -> str:
     if check.group != "core":
         return "absent"
     return "MISSING" if check.packages else "WRONG"
+
+
+def fetch_microcode(
+    *,
+    yes: bool,
+    echo: Callable[[str], None],
+    confirm: Callable[[str], bool] | None,
+    file: Path | None = None,
+    mirror: str | None = None,
+) -> int:
+    """Fetch Intel's microcode (or take the package `file`), after its licence was shown and `confirm` said so.
+
+    Returns 0, 130 if it was declined, 2 or 3 if it failed, which is said.
+    """
+    from bench.images.microcode_package import fetch_package, microcode_cache, wanted
+
+    root = find_root()
+    description = wanted(root)
+    echo(f"Intel's microcode ({description.package}, Debian's {description.component}) goes to {microcode_cache()}")
+    echo(f"its licence: {description.licence}")
+    if not yes and (confirm is None or not confirm("Fetch it?")):
+        echo("Intel's microcode was not fetched (--yes fetches without asking).")
+        return 130
+    try:
+        package = fetch_package(root, file=file, mirror=mirror)
+    except BenchError as error:
+        echo(f"Intel's microcode was not fetched: {error}")
+        return error.exit_code
+    echo(f"{package.version} is in {package.updates}; the licence's full text in {package.folder / 'license'}")
+    return 0
 
 
 def _install(

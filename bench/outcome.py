@@ -30,7 +30,6 @@ from bench.parse.early_window import has_triple_fault, read_early_window
 from bench.parse.kernel import read_kernel_log
 from bench.parse.kernel_panic import EarlyException
 from bench.records import Capture, LabEvent, LabEventKind
-from bench.wire import FAULT_CAP
 
 
 class OutcomeClass(StrEnum):
@@ -232,8 +231,8 @@ def _spin(
 ) -> str:
     if seen := read_early_window(log):
         (cr2, error, ip), count = Counter((f.cr2, f.error, f.ip) for f in seen.faults).most_common(1)[0]
-        if count >= FAULT_CAP:
-            witness["exception log"] = f"at least {count} faults at CR2 0x{cr2:016x}, error {error:#x}"
+        if seen.endless:
+            witness["exception log"] = f"{count} of {len(seen.faults)} faults: CR2 0x{cr2:016x}, error {error:#x}"
             place = _place(f"{ip:#x}", where)
             again = f"{place} faults on 0x{cr2:016x} (error {error:#x}) again and again"
             return f"livelock, {stage}: {again}, and the early handler calls it handled each time"

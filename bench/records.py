@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
+from bench.hardware import Wiring
 from bench.linux import Unpatched
 from bench.wire import Access, Phase
+from bench.x86.microcode_processor import ProcessorRules
 
 # Handlers of the payload.
 PAYLOAD_VARIANTS = ("seed-2012", "v3.9", "la57")
@@ -53,6 +55,18 @@ class VirtualSpec:
     processors: int = 1
     firmware: str = "bios"
     """``bios`` or ``uefi``."""
+    microcode: ProcessorRules | None = None
+    """How its processors take microcode; None: as QEMU does, which ignores updates."""
+
+
+@dataclass(frozen=True)
+class MsrSite:
+    """An instruction of a kernel that reads or writes a model-specific register. `address` is where it was linked."""
+
+    address: int
+    write: bool
+    code: bytes
+    """What lies there."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,8 @@ class Machine:
     allow_updates: bool = False
     quirks: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    wiring: Wiring = field(default_factory=Wiring)
+    """Power, SSH, network of a machine of metal; empty for a virtual one."""
 
     @property
     def model(self) -> str:

@@ -47,7 +47,7 @@ def test_every_check_says_what_was_found_why_it_matters_and_how_to_get_it() -> N
     assert len({check.name for check in found}) == len(found)
     for check in found:
         assert check.found and check.why and check.how
-        assert check.group in ("core", "payloads", "report")
+        assert check.group in ("core", "payloads", "microcode", "report")
 
 
 def test_the_interpreter_that_runs_this_is_new_enough() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,20 @@ def test_32_bit_kernels_are_refused_by_name(tmp_path: Path, arch: str) -> None:
     path.write_text(f'arch = "{arch}"\n{path.read_text()}')
     with pytest.raises(UsageError, match=rf"arch: '{arch}': not built: 32-bit kernels .* no early #PF handler"):
         load_description(tmp_path, "tiny")
+
+
+def test_the_examples_of_the_readme_are_descriptions(tmp_path: Path) -> None:
+    readme = Path(__file__).parent.parent / "firmware-images" / "kernels" / "README.md"
+    whole, *sources, prebuilt = re.findall(r"```toml\n(.*?)```", readme.read_text(), re.DOTALL)
+    folder = project(tmp_path) / "firmware-images" / "kernels"
+    kinds = set()
+    for source in sources:
+        text = re.sub(r"\[source\].*\n", lambda _, source=source: source, whole)
+        (folder / "linux-6.1.toml").write_text(text)
+        kinds.add(load_description(tmp_path, "linux-6.1").source.kind)
+    (folder / "debian-6.1.toml").write_text(prebuilt)
+    kinds.add(load_description(tmp_path, "debian-6.1").source.kind)
+    assert kinds == {"debian", "tarball", "git", "debian-binary"}
 
 
 def test_an_unknown_image_names_those_that_there_are(tmp_path: Path) -> None:

@@ -124,6 +124,15 @@ def test_the_command_prints_one_object_a_line_and_needs_no_lab(tmp_path: Path) -
     assert done.stderr == ""
 
 
+def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    shown = re.findall(r"^\$ \S*bench parse (\S+)\n([^$`]+)", (root / "README.md").read_text(), re.MULTILINE)
+    assert shown
+    for log, output in shown:
+        command = [sys.executable, "-m", "bench", "parse", str(root / log)]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == output
+
+
 def test_words_for_people() -> None:
     said = f"{PANIC}\nmicrocode: updated early: 0xf0 -> 0xf4, date = 2023-02-22\n".encode()
     assert [in_words(thing) for thing in read_kernel_log(said)] == [
@@ -189,6 +198,23 @@ def test_the_overwritten_vector_of_a_rejected_page_fault_is_seen_through(cr2: st
     assert (found["vector"], found["intact"]) == (14, True)
 
 
+# --- held against the register dump ----------------------------------------------------------------------------------
+
+
+def test_a_digit_changed_in_what_the_register_dump_repeats_is_noticed() -> None:
+    """R1: error code, CR2 and selector stand in both; no single wrong digit passes as intact."""
+    data = next(log for log in CASES if log.stem == "panic-5.17-dump-agrees").read_bytes()
+    (whole,) = rows_of(data)
+    first = data.index(b"\n")
+    places = [n for n in range(data.index(b" IP ") + 4, first) if chr(data[n]) in "0123456789abcdef"]
+    places = [n for n in places if not data.index(b":ffff") < n < data.index(b" error")]
+    assert len(places) > 5
+    for at, digit in itertools.product(places, b"0123456789abcdef"):
+        for found in rows_of(data[:at] + bytes([digit]) + data[at + 1 :]):
+            same = all(found[name] in (None, whole[name]) for name in PANIC_KEYS[3:9])
+            assert same or not found["intact"], (at, chr(digit))
+
+
 # --- cut and wrapped -------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +236,23 @@ def test_a_line_that_a_mail_program_broke_at_a_blank_is_whole_again(quote: str) 
         text = f"{quote}{PANIC[:at]}\n{quote}{PANIC[at + 1 :]}\n{quote}[    0.000000] CPU: 0 PID: 0\n"
         (found,) = rows_of(text.encode())
         assert {k: v for k, v in found.items() if k != "span"} == {k: v for k, v in whole.items() if k != "span"}, at
+
+
+@pytest.mark.parametrize("at", range(27, len(PANIC)))
+def test_a_line_that_a_tool_broke_anywhere_is_whole_again_or_lacks_what_is_not_certain(at: int) -> None:
+    (whole,) = rows_of(f"{PANIC}\n".encode())
+    (found,) = rows_of(f"{PANIC[:at]}\n{PANIC[at:]}\n[    0.000000] CPU: 0 PID: 0\n".encode())
+    if PANIC[:at].endswith(" IP 1"):
+        assert found["truncated"] and found["cs"] is None and found["ip"] is None
+    else:
+        assert {k: v for k, v in found.items() if k != "span"} == {k: v for k, v in whole.items() if k != "span"}
+
+
+def test_a_short_number_that_a_tool_broke_may_lack_digits_and_is_left_out() -> None:
+    for text in ("PANIC: early exception 0x0d IP 10:ffffffff81d1e014 error 1{}8 cr2 0x0", PANIC[:-16] + "fee0{}0020"):
+        for said in (text.format("\n"), text.format("\n> ")):
+            for found in rows_of(f"{said}\n[    0.000000] CPU: 0\n".encode()):
+                assert found["truncated"] and found["error"] in (0, None) and found["cr2"] is None
 
 
 def test_a_line_that_no_kernel_writes_is_not_searched_to_its_end() -> None:

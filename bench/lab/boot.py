@@ -151,6 +151,8 @@ def boot(
         with capture:
             rig.power.changed = capture.wake
             attend(capture, rig.power, limits, name=machine.name, progress=progress, cancel=cancel)
+        if rig.processors is not None and rig.processors.trouble is not None:
+            raise rig.processors.trouble
     return folder
 
 

@@ -99,6 +99,8 @@ class Reading:
     stop: int
     """Character behind the last one that was read."""
     values: dict[str, str] = field(default_factory=dict)
+    places: list[tuple[Field, int, int]] = field(default_factory=list)
+    """Where each right value stands, as [start, stop)."""
     right: int = 0
     """Fields, with a name or without, that hold what the kernel can have printed."""
     wrong: list[str] = field(default_factory=list)
@@ -145,7 +147,8 @@ def read_form(parts: Form, text: str, at: int) -> Reading:
         last = all(isinstance(each, Field) and each.kind == "rest" for each in parts[number + 1 :])
         if stop >= end and not (last and (word or part.kind == "rest")):
             reading.state = State.CUT
-        _take(reading, part, word, at_end=stop >= end)
+        if _take(reading, part, word, at_end=stop >= end):
+            reading.places.append((part, reading.stop, reading.stop + len(word)))
         reading.stop += len(word)
         if reading.state is State.CUT:
             return reading
@@ -162,18 +165,29 @@ def _stopped(reading: Reading, before: str | Field, expected: str, rest: str) ->
     return reading
 
 
-def _take(reading: Reading, part: Field, word: str, *, at_end: bool) -> None:
+def is_certain(reading: Reading, text: str, breaks: tuple[int, ...]) -> bool:
+    """Whether each value that goes over one of `breaks` has all its digits."""
+    return all(
+        is_finished(part.kind, text[start:stop])
+        for part, start, stop in reading.places
+        if any(start < at < stop for at in breaks)
+    )
+
+
+def _take(reading: Reading, part: Field, word: str, *, at_end: bool) -> bool:
+    """Enter a word as the value of `part`; False if it is none."""
     if not _right(part.kind, word):
         if not at_end or reading.state is State.WHOLE or not _pattern("begun", part.kind).fullmatch(word):
             reading.wrong.append(part.name)
-        return
+        return False
     if at_end and not is_finished(part.kind, word):
         reading.open = part.name
         if reading.state is State.CUT:
-            return
+            return False
     reading.right += 1
     if part.name:
         reading.values[part.name] = word
+    return True
 
 
 @cache

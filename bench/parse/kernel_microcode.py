@@ -17,7 +17,7 @@ from datetime import date
 from functools import cached_property
 from typing import NamedTuple
 
-from bench.parse.kernel_form import Form, Reading, State, compile_form, read_form
+from bench.parse.kernel_form import Form, Reading, State, compile_form, is_certain, read_form
 from bench.parse.kernel_text import Log, Text, before
 
 _P = "microcode: "
@@ -180,6 +180,8 @@ class MicrocodeReader:
         for row, parts, reading in sorted(readings, key=lambda each: len(each[2].wrong)):
             if reading.state is not State.WHOLE or _is_doubtful_rest(reading) or reading.says_nothing:
                 continue
+            if reading.wrong and self._wrapped(text, at):
+                return None
             if reading.open and (reading.rest or self._log.may_go_on(text)):
                 if self._wrapped(text, at):
                     return None
@@ -196,9 +198,9 @@ class MicrocodeReader:
             alone = read_form(parts, text.text, at)
             if not alone.literals and not (alone.state is State.CUT and len(text.text) - at > _TELLING_CHARACTERS):
                 continue
-            for whole in self._log.joined(text):
+            for whole, breaks in self._log.joined(text):
                 reading = read_form(parts, whole.text, at)
-                sure = not (reading.open and self._log.may_go_on(whole))
+                sure = not (reading.open and self._log.may_go_on(whole)) and is_certain(reading, whole.text, breaks)
                 if reading.state is State.WHOLE and not reading.rest and not reading.wrong and sure:
                     return row, whole, reading
         return None

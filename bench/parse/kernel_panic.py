@@ -28,7 +28,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bench.parse.kernel_form import SYMBOL, Form, Reading, State, compile_form, is_finished, read_form
+from bench.parse.kernel_form import SYMBOL, Form, Reading, State, compile_form, is_certain, is_finished, read_form
 from bench.parse.kernel_text import Log, Text, before, is_printk, quotes
 from bench.x86.fault import GENERAL_PROTECTION, PAGE_FAULT, VECTORS, PageFault, pushes_error
 
@@ -109,11 +109,12 @@ def _best(log: Log, text: Text, at: int) -> tuple[Text, Reading, bool]:
     open_end = alone.open is not None and not alone.rest and log.may_go_on(text)
     if alone.state is not State.CUT and not open_end:
         return text, alone, False
-    for whole in log.joined(text):
+    for whole, breaks in log.joined(text):
         parts = _form(whole.text, at)
         reading = read_form(parts, whole.text, at)
         good = reading.state is State.WHOLE and not reading.rest and not reading.wrong
-        if good and not (reading.open and log.may_go_on(whole)) and _plausible(reading):
+        good = good and not (reading.open and log.may_go_on(whole)) and is_certain(reading, whole.text, breaks)
+        if good and _plausible(reading):
             return whole, reading, False
     if alone.open:
         alone.values.pop(alone.open, None)

@@ -9,8 +9,9 @@ is undone here only where it is certain:
 * mail in quoted-printable, where a line that ends in ``=`` goes on (taken only if the file has ``=3D`` or says so);
 * what stands before the statement: quotation marks of mail, printk's level, time and caller, syslog, journald (in
   any language), netconsole, ``dmesg -T`` and ``-x``, the stamps of console programs and of test labs;
-* a line that a mail program broke at a space, or a terminal at column 80: `Log.joined` offers the pieces, and the
-  caller takes them only if they make one whole statement that ends where the last piece ends.
+* a line that a mail program broke at a blank, a terminal at column 80, or some tool anywhere: `Log.joined` offers the
+  pieces, and the caller takes them only if they make one whole statement that ends where the last piece ends; of a
+  number that is broken elsewhere than at column 80, only if it cannot lack a digit.
 
 All text is Latin-1: one character for one byte (of UTF-16: for one code unit), so that nothing is lost and nothing
 is invented.
@@ -55,16 +56,17 @@ _BEFORE = re.compile(
     rf"""(?: {_BLANK}
       | [>|\#]+ | [A-Za-z]{{1,4}}>                                  # mail quotes, boxes
       | {_ANY_MONTH}[ ]+{_HOST}[ ]+(?:kernel(?:\[\d+\])?:|(?=IA-32[ ]|microcode:[ ]|PANIC:[ ]))
-      | (?:{_STAMP}) (?:[ ]+ (?:{_HOST}[ ]+){{1,3}}? (?:kernel|vmunix|klogd)(?:\[\d+\])?:)?
+      | (?:{_STAMP}) (?:[ ]+ (?:{_HOST}[ ]+){{1,3}}? (?:kernel|vmunix|klogd)(?:(?:\[\d+\])?:|[ ]-[ ]-[ ]-(?=[ ])))?
       | (?:{_HOST}[ ]+(?:kern\.\w+[ ]+)?)? kernel(?:\[\d+\])?: (?=[ ])
       | kern[ ]*:[ ]*[a-z]+[ ]*:                                    # dmesg -x
-      | <\d{{1,3}}>
+      | <\d{{1,3}}>(?:1[ ](?=\d))?                                   # syslog's number, RFC 5424's version
       | \[[ ]*\+?\d+\.\d{{1,9}}(?:[ ]+\d+\.\d{{1,9}})?\] | \[[ ]*[TC]\d+\] | \[[ ]*\d{{1,10}}\] # printk
       | \[[^][\"'`]{{0,40}}\d\d:\d\d[^][\"'`]{{0,24}}\]
       | \d+,\d+,\d+,[^;\"'`]{{0,40}};                               # netconsole
       | \(d\d+(?:v\d+)?\)                                           # a guest's line on Xen's console
       | \d\d[OE]\+?(?=[ ])                                          # GitLab's runner
       | [\w.-]{{1,40}}[ ]*\|
+      | MESSAGE=                                                    # journalctl -o verbose
       | (?:tty\w+|console|serial|guest|qemu|stdout|stderr)[\w.-]*:(?=[ ])
     )*+""",
     re.VERBOSE | re.ASCII,
@@ -159,12 +161,16 @@ class Log:
         text = text.cut(0, len(text.text.rstrip("\0")))
         return text.cut(0, len(text.text) - 2) if text.text.endswith("^M") else text
 
-    def joined(self, text: Text) -> Iterator[Text]:
-        """`text` with the one or two lines behind it, as a terminal and as a mail program would have broken it."""
-        for hard in (True, False):
+    def joined(self, text: Text) -> Iterator[tuple[Text, tuple[int, ...]]]:
+        """`text` with the one or two lines behind it, as a terminal, a mail program and any other tool would have
+        broken it; and the characters where it was broken by a tool of which nothing is known."""
+        for hard, columns in ((True, TERMINAL_COLUMNS), (False, None), (True, None)):
             whole = text
+            breaks: tuple[int, ...] = ()
             for _ in range(2):
-                if whole.last + 1 >= len(self) or (hard and len(self.clean(whole.last).text) != TERMINAL_COLUMNS):
+                if whole.last + 1 >= len(self):
+                    break
+                if columns and len(self.clean(whole.last).text) != columns:
                     break
                 more = self.clean(whole.last + 1)
                 if not hard:
@@ -172,8 +178,9 @@ class Log:
                 if not more.text.strip() or _PRINTK_TIME.search(more.text):
                     break
                 left = whole if hard else whole.cut(0, len(whole.text.rstrip()))
+                breaks += (len(left.text),) if hard and not columns else ()
                 whole = left.plus("" if hard else " ", more)
-                yield whole
+                yield whole, breaks
 
     @cached_property
     def is_wider_than_a_terminal(self) -> bool:

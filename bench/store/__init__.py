@@ -132,6 +132,18 @@ class Store:
         return found
 
     @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads; for tables beside those of runs (`bench.leases`)."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes, committed at the end; for tables beside those of runs."""
+        with self._writing() as connection:
+            yield connection
+
+    @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection

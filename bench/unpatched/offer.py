@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from bench.images.kernel_image import KernelImage
-from bench.images.linux_facts import read_linux_facts
+from typing import TYPE_CHECKING
+
 from bench.linux import Offer, Unpatched
 from bench.records import Machine
+
+if TYPE_CHECKING:
+    from bench.images.kernel_image import KernelImage
 
 # Such a kernel says nothing by itself; where it finds no root file system, panic=-1 ends the boot.
 CONSOLE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1"
@@ -18,6 +21,9 @@ def describe_boot(
 
     Raises FormatError if the image or its symbols cannot be read.
     """
+    # What builds images is not needed where a capture is judged.
+    from bench.images.linux_facts import read_linux_facts
+
     virtual = machine.virtual
     properties = virtual.properties if virtual else ()
     offer = Offer(

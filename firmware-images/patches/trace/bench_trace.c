@@ -262,6 +262,7 @@ static void __init __noreturn bench_broken(const struct pt_regs *regs)
 	bench_uart_put('\n');
 	bench_unlock();
 	bench_refuse(regs->ip, "the trace itself raised an exception");
+	bench_done();
 	bench_stop();
 }
 
