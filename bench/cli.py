@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli_console import console
+from bench.cli_health import health
 from bench.cli_images import app as images
 from bench.cli_inventory import check, schema
 from bench.cli_lock import app as lock
@@ -83,12 +85,15 @@ def doctor(
     json: Json = False,
     install: Annotated[bool, typer.Option("--install", help="Install what is missing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before installing.")] = False,
+    with_rack: Annotated[
+        bool, typer.Option("--with-rack", help="Install the servers that nox -s rack tests against, too.")
+    ] = False,
 ) -> int:
     """Say what is missing, why it matters and how to get it."""
     from bench.doctor import run_doctor
 
     confirm = typer.confirm if sys.stdin.isatty() else None
-    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm)
+    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm, with_rack=with_rack)
 
 
 @inventory_app.command("list")
@@ -320,3 +325,5 @@ app.command()(power)
 app.command()(report)
 app.command()(night)
 app.command()(watch)
+app.command()(console)
+app.command()(health)

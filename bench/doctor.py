@@ -68,7 +68,7 @@ def checks() -> list[Check]:
     if root:
         found += [check_writable("results/", root / "results", "captures and the store are kept there")]
         found += [check_local(root / "results"), check_microcode(root)]
-    found += [check_socket_path(), check_overcommit()]
+    found += [check_socket_path(), check_overcommit(), check_rack()]
     return found
 
 
@@ -153,6 +153,36 @@ def check_tool(program: str, why: str, package: str, group: str) -> Check:
         f"apt-get install --no-install-recommends {package}",
         group,
         (package,),
+    )
+
+
+# Server, what it is there for, package, and the service that the package starts although nobody here needs it.
+RACK = (
+    ("ipmi_sim", "a BMC that speaks IPMI and switches a virtual machine", "openipmi", ""),
+    ("ser2net", "a console server", "ser2net", "ser2net"),
+    ("socat", "a serial cable", "socat", ""),
+    ("sshd", "a power host, and machines with a system of their own", "openssh-server", "ssh"),
+    ("ssh-keygen", "keys for it", "openssh-client", ""),
+    ("pdudaemon", "a PDU", "pdudaemon", "pdudaemon"),
+)
+
+
+# Servers lie here, which is not on every user's path.
+SERVER_FOLDERS = ("/usr/sbin", "/sbin")
+
+
+def check_rack() -> Check:
+    """The servers that the tests of the rack's protocols run against."""
+    path = os.pathsep.join((os.environ.get("PATH", ""), *SERVER_FOLDERS))
+    lacking = [row for row in RACK if shutil.which(row[0], path=path) is None]
+    return Check(
+        "servers of a rack",
+        not lacking,
+        ("lacks " if lacking else "") + ", ".join(row[0] for row in lacking or RACK),
+        "nox -s rack tests against them: " + "; ".join(f"{row[0]}: {row[1]}" for row in lacking or RACK),
+        "./setup --with-rack, or bench doctor --install --with-rack",
+        "rack",
+        tuple(row[2] for row in lacking),
     )
 
 
@@ -262,19 +292,20 @@ def run_doctor(
     yes: bool,
     echo: Callable[[str], None],
     confirm: Callable[[str], bool] | None = None,
+    with_rack: bool = False,
 ) -> int:
     """The verb `doctor`. Everything is said through `echo`, a line or a JSON object at a time.
 
-    `install` gets what is missing by apt-get, after it was listed and `confirm` (asked unless `yes`) said so;
-    its output then goes to standard error. Returns 0 if everything of the group core is there, 2 if not,
-    3 if the installation failed, 130 if it was declined.
+    `install` gets what is missing by apt-get (the servers of the group rack only `with_rack`), after it was listed and
+    `confirm` (asked unless `yes`) said so; its output then goes to standard error. Returns 0 if everything of the group
+    core is there, 2 if not, 3 if the installation failed, 130 if it was declined.
     """
     found = checks()
     status = 0
     notes: list[str] = []
     if install:
         tell = notes.append if json else echo
-        missing = [check for check in found if not check.ok]
+        missing = [check for check in found if not check.ok and (with_rack or check.group != "rack")]
         status = _install(missing, yes=yes, echo=tell, confirm=confirm)
         if any(check.licence for check in missing) and status != 130:
             status = fetch_microcode(yes=yes, echo=tell, confirm=confirm) or status
@@ -304,7 +335,7 @@ def _table(found: list[Check]) -> list[str]:
     else:
         sessions = " and ".join(dict.fromkeys(f"nox -s {check.group}" for check in bad))
         lines.append("All that the bench needs is here." + (f" What is absent is for {sessions} alone." if bad else ""))
-    if any(check.packages for check in bad):
+    if any(check.packages and check.group != "rack" for check in bad):
         lines.append("What apt has, this gets: bench doctor --install")
     return lines
 
@@ -363,6 +394,10 @@ def _install(
         return 2
     apt_get = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]
     commands = [[*apt_get, "update"], [*apt_get, "install", "-y", "--no-install-recommends", *packages]]
+    services = [service for _, _, package, service in RACK if service and package in packages]
+    if services and shutil.which("systemctl"):
+        # Debian starts a server with its package; the tests start their own, and nobody asked for these.
+        commands.append([*root, "systemctl", "disable", "--now", *services])
     for command in commands:
         echo("will run: " + " ".join(command))
     if not yes and (confirm is None or not confirm("Install?")):
@@ -373,6 +408,8 @@ def _install(
     if subprocess.run(commands[1], stdout=sys.stderr, check=False).returncode:
         echo("apt-get failed, see above.")
         return 3
+    for command in commands[2:]:
+        subprocess.run(command, stdout=sys.stderr, check=False)
     return 0
 
 

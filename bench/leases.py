@@ -219,16 +219,23 @@ class Leases:
         taken = False
         try:
             with self._store.writing() as connection:
+                # If there is a row and no obstacle, its owner is dead. That row is cleared and no other: in a database
+                # with several writers a new one may have come, and then the insertion fails.
+                there = sa.select(_leases.c.token).where(_leases.c.machine == machine)
+                dead = connection.execute(there).scalar()
                 reason = self._obstacle(connection, machine, ticket)
                 if not reason:
                     self._clear_dead_waiters(connection, machine)
                     lease = Lease(machine, secrets.token_hex(8))
-                    connection.execute(sa.delete(_leases).where(_leases.c.machine == machine))
+                    connection.execute(sa.delete(_leases).where(_leases.c.token == dead))
                     now = time.time()
                     row = who | {"since": now, "heartbeat": now}
                     connection.execute(sa.insert(_leases).values(machine=machine, token=lease.token, **row))
                     taken = True
             return lease if taken else reason
+        except sa.exc.IntegrityError:  # a database with several writers: another controller's row came first
+            taken = False
+            return "another controller was faster"
         finally:
             if not taken:
                 fcntl.flock(file, fcntl.LOCK_UN)

@@ -103,6 +103,10 @@ class Machine:
 class LabEventKind(StrEnum):
     """What the lab itself did or saw, beside the bytes. Times are seconds since the capture was opened."""
 
+    LOADED = "loaded"
+    """The next power-on will start what is to be run (metal only)."""
+    RESTORED = "restored"
+    """The next power-on will start the machine's known-good system again (metal only)."""
     POWER_ON = "power_on"
     FIRST_BYTE = "first_byte"
     MARKER = "marker"
@@ -121,6 +125,11 @@ class LabEventKind(StrEnum):
     """The machine went away although nobody switched it off (virtual: the QEMU process ended)."""
     PORT_CLOSED = "port_closed"
     PORT_OPENED = "port_opened"
+    """It is open; `witness` has the seconds for which it was away (``away``) if it was lost before."""
+    PORT_LOST = "port_lost"
+    """It closed or broke and is being opened again; bytes may be missing from here to the next `port_opened`."""
+    UART = "uart"
+    """Errors that the port's driver counted from opening to closing; only where a driver counts."""
     INTERRUPTED = "interrupted"
     POWER_OFF = "power_off"
 

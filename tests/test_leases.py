@@ -278,6 +278,9 @@ from bench.store import Store
 results = Path({results!r})
 with Store(results / "bench.sqlite") as store:
     leases = Leases(store, results / "locks", poll_s=0.005)
+    (results / f"ready-{{os.getpid()}}").touch()
+    while len(list(results.glob("ready-*"))) < 2:
+        time.sleep(0.001)
     for run in range({runs}):
         with leases.lease("box", purpose=f"run {{run}}", wait_s=60):
             # Fails if the other is on the machine now.

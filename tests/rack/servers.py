@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +55,9 @@ def wait_for(what: Callable[[], object], why: str, patience_s: float = PATIENCE_
 
 
 def listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-        return True
-    return False
+    """Whether somebody listens, found without knocking: a console server would open its device for us."""
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return any(f":{port:04X} " in line and " 0A " in line for line in lines)
 
 
 @contextmanager
@@ -135,13 +135,18 @@ esac
         return path
 
 
+SMALL = ("-accel", "tcg", "-m", "64")
+
+
 @contextmanager
-def machine(folder: Path, kernel: Path, *, serial: Sequence[str] = (), more: Sequence[str] = ()) -> Iterator[Machine]:
-    """A machine that is off. `serial` is QEMU's option for its port (default: none)."""
+def machine(
+    folder: Path, kernel: Path, *, serial: Sequence[str] = (), more: Sequence[str] = (), board: Sequence[str] = SMALL
+) -> Iterator[Machine]:
+    """A machine that is off. `serial` is the option for its port (default: none), `board` are processor and memory."""
     qemu = program("qemu-system-x86_64")
     folder.mkdir(exist_ok=True)
     pid_file, start = folder / "pid", folder / "start"
-    options = ["-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-monitor", "none", "-no-user-config"]
+    options = ["-nodefaults", "-display", "none", "-monitor", "none", "-no-user-config", *board]
     words = [qemu, *options, *(serial or ["-serial", "null"]), "-kernel", str(kernel), *more]
     quoted = " ".join(f"'{word}'" for word in words)
     start.write_text(f"#!/bin/sh\ncd {folder}\necho $$ >{pid_file}.new && mv {pid_file}.new {pid_file}\n"
@@ -319,10 +324,10 @@ def cable(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 @contextmanager
-def console_server(folder: Path, device: Path) -> Iterator[tuple[str, str]]:
-    """ser2net on `device`; yields its rfc2217:// and its socket:// URL."""
+def console_server(folder: Path, device: Path, *, raw_port: int = 0) -> Iterator[tuple[str, str]]:
+    """ser2net on `device`; yields its rfc2217:// and its socket:// URL (on `raw_port`, or any)."""
     folder.mkdir(exist_ok=True)
-    telnet, raw = free_port(), free_port()
+    telnet, raw = free_port(), raw_port or free_port()
     (folder / "ser2net.yaml").write_text(f"""connection: &telnet
   accepter: telnet(rfc2217=true),tcp,127.0.0.1,{telnet}
   connector: serialdev,{device},115200n81,local
@@ -340,9 +345,3 @@ def silent_server() -> Iterator[int]:
     """Takes TCP connections and says nothing, ever."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         yield one.getsockname()[1]
-
-
-@contextmanager
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as one:
-        yield one

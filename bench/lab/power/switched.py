@@ -93,6 +93,15 @@ class SwitchedPower(Power):
         """What the device says; UNKNOWN if it cannot."""
         return retried(self.device.read, pause=self._pause)[0]
 
+    def processor(self) -> Mapping[str, str]:
+        """Nobody can look at the processor; whether the machine has power is what can be said, in one attempt."""
+        if not self.readable:
+            return {"power": "not read back: this switch cannot tell"}
+        try:
+            return {"power": f"read back {self.device.read()}"}
+        except PowerError as error:
+            return {"power": f"cannot be read back: {error}"}
+
     def _told(self, device: Device, action: Action) -> dict[str, str]:
         """`action` done and read back, with retries; the witness of it."""
         begun = time.monotonic()
