@@ -88,7 +88,7 @@ def kernels(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", "-m", "lab and not payloads and not rack and not microcode", *session.posargs)
+    python(session, "pytest", "-m", "lab and not payloads and not rack and not microcode and not kernels and not plugin", *session.posargs)
 
 
 @nox.session
