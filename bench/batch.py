@@ -5,20 +5,27 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.bugs import Bug
 from bench.errors import BenchError, UsageError
+from bench.health import Health
 from bench.images import PayloadImage
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Progress
-from bench.records import Verdict
+from bench.leases import lease
+from bench.records import Machine, Verdict
 from bench.run import KernelOrder, Order, RunResult, judge_folders
 from bench.run import run as run_order
 from bench.run_kernel import run_kernel
+from bench.store import Store
+
+# How long an order waits for a machine that somebody else has.
+LEASE_WAIT_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -82,12 +89,16 @@ def carry_out(
 
         order = task.order
         try:
-            if isinstance(order, KernelOrder):
-                result = run_kernel(order, results=results, limits=limits, judged=judged, progress=tell, cancel=cancel)
-            else:
-                result = run_order(
-                    order, payload=payload, results=results, limits=limits, judged=judged, progress=tell, cancel=cancel
-                )
+            with _had(order.machine, results, cancel):
+                if isinstance(order, KernelOrder):
+                    result = run_kernel(
+                        order, results=results, limits=limits, judged=judged, progress=tell, cancel=cancel
+                    )
+                else:
+                    result = run_order(
+                        order, payload=payload, results=results, limits=limits, judged=judged, progress=tell,
+                        cancel=cancel,
+                    )  # fmt: skip
             outcome = Outcome(task, result)
         except BenchError as error:
             outcome = Outcome(task, error=error)
@@ -110,6 +121,18 @@ def carry_out(
             outcomes += [future.result() for future in futures]
     place = {id(task): number for number, task in enumerate(tasks)}
     return sorted(outcomes, key=lambda o: place[id(o.task)])
+
+
+@contextmanager
+def _had(machine: Machine, results: Path, cancel: threading.Event) -> Iterator[None]:
+    """The machine for ourselves, and only if it is fit. A virtual one is made anew for each run and is always both."""
+    if machine.virtual is not None:
+        yield
+        return
+    with Store(results / "bench.sqlite") as store:
+        Health(store).require_online(machine.name)
+    with lease(machine, results, wait_s=LEASE_WAIT_S, cancel=cancel):
+        yield
 
 
 def _leave_interrupts_to_the_bench() -> None:

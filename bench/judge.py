@@ -354,8 +354,8 @@ def _unfinished(window: Window, prediction: Prediction, end: LabEvent | None) ->
             observed="triple fault",
             **common,  # type: ignore[arg-type]
         )
-    if end.kind is LabEventKind.SILENCE and end.witness:
-        state = end.witness.get("processor", "in an unknown state")
+    if end.kind is LabEventKind.SILENCE and "processor" in end.witness:
+        state = end.witness["processor"]
         where = f" at {end.witness['rip']}" if "rip" in end.witness else ""
         summary = f"the machine fell silent, its processor {state}{where}; due next: {due}"
         return Verdict.FAIL, Finding(

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench import wire
@@ -116,6 +116,8 @@ def test_one_damaged_byte_never_fails_anywhere() -> None:
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(MANGLINGS), st.integers(0, 10**6)), max_size=6))
+@example([("deletes", 0), ("repeats", 551195)])
+@example([("deletes", 25), ("repeats", 0), ("repeats", 14595)])
 def test_a_mangled_line_never_fails_and_never_crashes(mangling: list[tuple[str, int]]) -> None:
     parts = lines(faithful(sweep(count=6), sweep(window=1, count=6)))
     for how, number in mangling:

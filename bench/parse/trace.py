@@ -121,7 +121,8 @@ class _Reader:
         return stretch
 
     def _out_of_order(self, stretch: Stretch, line: Line) -> Stretch:
-        if line.kind == "begin" and line.seq == 0 and self._texts.get(0) != line:
+        # Only if record 0 was read before: if it was lost, this may be a late copy of it.
+        if line.kind == "begin" and line.seq == 0 and self._texts.get(0, line) != line:
             self.restarted_at = stretch.span[0]
             return Stretch(stretch.span, Mark.MISPLACED, line, "numbering begins anew: the machine restarted")
         if self._texts.get(line.seq) == line:
