@@ -88,7 +88,8 @@ def kernels(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", "-m", "lab and not payloads and not rack and not microcode and not kernels and not plugin", *session.posargs)
+    marks = "lab and not payloads and not rack and not microcode and not kernels and not plugin"
+    python(session, "pytest", "-m", marks, *session.posargs)
 
 
 @nox.session

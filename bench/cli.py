@@ -174,10 +174,11 @@ def _capture_of(run: str) -> Path:
     if not run.isdigit() or Path(run).exists():
         return Path(run)
     from bench.inventory import find_root
-    from bench.store import Store
+    from bench.store import Store, capture_folder
 
-    with Store(find_root() / "results" / "bench.sqlite") as store:
-        return Path(store.run(int(run)).record.capture)
+    results = find_root() / "results"
+    with Store(results / "bench.sqlite") as store:
+        return capture_folder(results, store.run(int(run)).record.capture)
 
 
 @app.command()

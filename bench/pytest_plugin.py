@@ -8,8 +8,9 @@ Only pytest is imported with this module: it is loaded in every session of an en
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bench.run import RunResult
 
 WAIT_S = 600.0
+ASK_AGAIN_S = 0.25
 # What a mark may need, beside tags of the inventory.
 _NEEDS: dict[str, Callable[[Machine], bool]] = {
     "nx": lambda m: m.nx,
@@ -171,8 +173,6 @@ def bench_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def machine(request: pytest.FixtureRequest, bench_lab: Lab) -> Iterator[Machine]:
     """A machine that fits the test's `hil` marks, held for the test alone."""
-    from bench.lab.hold import hold_one
-
     model, needs = None, []
     for mark in request.node.iter_markers("hil"):
         model = model or mark.kwargs.get("model")
@@ -181,8 +181,36 @@ def machine(request: pytest.FixtureRequest, bench_lab: Lab) -> Iterator[Machine]
     if not fitting:
         wanted = ", ".join([*([f"model {model}"] if model else []), *needs]) or "any machine"
         pytest.skip(f"no machine of the lab fits: {wanted}")
-    with ExitStack() as stack:
-        yield stack.enter_context(hold_one(fitting, bench_lab.root / "results" / "locks", wait_s=bench_lab.wait_s))
+    with hold_one(fitting, bench_lab, purpose=f"pytest {request.node.nodeid}") as held:
+        yield held
+
+
+@contextmanager
+def hold_one(machines: Sequence[Machine], lab: Lab, *, purpose: str) -> Iterator[Machine]:
+    """Have the first of `machines` that is free, by the lab's leases; virtual ones too, each for one test at a time.
+
+    Raises LabError, whose witness names the owner, if none becomes free in time.
+    """
+    from bench.leases import Leases
+    from bench.store import Store
+
+    deadline = time.monotonic() + lab.wait_s
+    folder = lab.root / "results"
+    with Store(folder / "bench.sqlite") as store, ExitStack() as stack:
+        leases = Leases(store, folder / "locks")
+        # One machine has a queue of its own; of several the first that is free is taken, so each is asked in turn.
+        wait_s = lab.wait_s if len(machines) == 1 else 0.0
+        while True:
+            for machine in machines:
+                try:
+                    stack.enter_context(leases.lease(machine.name, purpose=purpose, wait_s=wait_s))
+                except LabError:
+                    if machine is machines[-1] and time.monotonic() >= deadline:
+                        raise
+                    continue
+                yield machine
+                return
+            time.sleep(ASK_AGAIN_S)
 
 
 @pytest.fixture(scope="session")

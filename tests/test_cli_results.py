@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.cli import app
+from bench.cli_report import build_report
 from bench.errors import UsageError
 from bench.store import Store
 from tests.lab_history import BLESSED_AFTER, History, make_history
@@ -70,6 +71,17 @@ def test_two_machines_of_one_model_are_compared_test_by_test(results: Path, caps
     code, out = bench(capsys, results, "compare", "m062a07", "m062a07b")
     assert code == 0
     assert out.splitlines()[-1].endswith("tests that both machines tell of are equal")
+
+
+@pytest.mark.slow
+def test_a_comparison_is_written_as_a_page_that_a_report_leaves_alone(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out = bench(capsys, results, "compare", "m062a07", "m062a07b", "--page")
+    page = Path(out.splitlines()[-1].removeprefix("open "))
+    assert page.parent == results / "reports" / "compare" and "m062a07 beside m062a07b" in page.read_text()
+    build_report(results, jobs=1, drawn=0)
+    assert page.exists()
 
 
 def test_two_things_that_are_not_of_one_kind_are_not_compared(results: Path) -> None:

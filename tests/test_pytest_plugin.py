@@ -12,6 +12,9 @@ from xml.etree import ElementTree as xml
 
 import pytest
 
+from bench.leases import Leases
+from bench.store import Store
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -147,36 +150,15 @@ def test_workers_and_sessions_never_hold_one_machine_together(
 
 @pytest.mark.plugin
 def test_a_machine_that_stays_held_is_an_error_that_names_the_holder(tmp_path: Path, lab: Path) -> None:
-    from bench.inventory import load_inventory
-    from bench.lab.hold import hold_one
-
     folder = suite(tmp_path, "def test_a(machine): pass\n")
     words = ["--bench-lab", str(lab), "--bench-machine", "haswell", "--bench-wait", "0.2"]
-    with hold_one([load_inventory(lab)["haswell"]], lab / "results" / "locks", wait_s=1):
-        done = session(folder, *words)
-    assert outcomes(done) == {"error": 1}
-    assert f"haswell: process {os.getpid()} since" in done.stdout
-    assert outcomes(session(folder, *words)) == {"passed": 1}
-
-
-@pytest.mark.slow
-def test_a_killed_holder_leaves_no_orphan(lab: Path) -> None:
-    program = """
-import os, sys
-from pathlib import Path
-from bench.inventory import load_inventory
-from bench.lab.hold import hold_one
-lab = Path(sys.argv[1])
-with hold_one([load_inventory(lab)["haswell"]], lab / "locks", wait_s=1):
-    os.kill(os.getpid(), 9)
-"""
-    killed = subprocess.run([sys.executable, "-c", program, str(lab)], cwd=ROOT, timeout=60)
-    assert killed.returncode == -9
-    from bench.inventory import load_inventory
-    from bench.lab.hold import hold_one
-
-    with hold_one([load_inventory(lab)["haswell"]], lab / "locks", wait_s=0) as machine:
-        assert machine.name == "haswell"
+    results = lab / "results"
+    with Store(results / "bench.sqlite") as store:
+        with Leases(store, results / "locks", owner="somebody@elsewhere").lease("haswell", purpose="a bisection"):
+            done = session(folder, *words)
+        assert outcomes(done) == {"error": 1}
+        assert "haswell: not free within 0.2 s" in done.stdout and "somebody@elsewhere" in done.stdout
+        assert outcomes(session(folder, *words)) == {"passed": 1}
 
 
 @pytest.mark.lab

@@ -89,7 +89,7 @@ function drawCharts() {
       margin: { l: 56, r: 16, t: 10, b: 48 }, legend: { orientation: "h", y: 1.12 },
       hoverlabel: { bgcolor: colour("--surface"), font: { color: colour("--ink") } },
       ...figure.layout,
-      xaxis: { ...axis, ...figure.layout.xaxis }, yaxis: { ...axis, ...figure.layout.yaxis },
+      xaxis: { ...axis, ...figure.layout.xaxis }, yaxis: { ...axis, automargin: true, ...figure.layout.yaxis },
     };
     Plotly.react(place, figure.data, layout, { responsive: true, displayModeBar: false });
   }
