@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
 
 import nox
 
@@ -85,7 +88,45 @@ def kernels(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", "-m", "lab and not payloads", *session.posargs)
+    python(session, "pytest", "-m", "lab and not payloads and not rack and not microcode and not kernels and not plugin", *session.posargs)
+
+
+@nox.session
+def microcode(session: nox.Session) -> None:
+    """Tests with Intel's files and iucode_tool, some of which boot virtual processors (./setup --with-microcode)."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", "-m", "microcode", *session.posargs)
+
+
+@nox.session
+def rack(session: nox.Session) -> None:
+    """Tests of the rack's protocols on real servers on loopback (./setup --with-rack)."""
+    need(session, "pytest", "pytest-timeout", "pyghmi", "sushy", "sushy-tools", "bcrypt")
+    python(session, "pytest", "-m", "rack", "tests/rack", *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """The report in a browser: clicks, filters, theme, accessibility; screenshots in build/report-screenshots."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    if not importlib.util.find_spec("playwright"):
+        session.error("no Playwright here: ./setup --with-browser")
+    python(session, "pytest", "-m", "browser", "tests/browser", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("major", ["8", "9"])
+def plugin(session: nox.Session, major: str) -> None:
+    """The pytest plugin's own suite, under each major version of pytest."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    there = Path(f"build/pytest-{major}")
+    if not there.exists():
+        wanted = [f"pytest=={major}.*", "pytest-timeout", "pytest-xdist"]
+        python(session, "pip", "install", "--quiet", "--target", str(there), *wanted)
+    session.env["PYTHONPATH"] = str(there.resolve())
+    python(session, "pytest", "--version")
+    marks = "not kernels and not payloads"
+    python(session, "pytest", "-m", marks, "tests/test_pytest_plugin.py", *session.posargs)
 
 
 @nox.session
@@ -95,10 +136,22 @@ def hil(session: nox.Session) -> None:
     chosen = any(argument.startswith("--machine") for argument in session.posargs)
     machines = [] if chosen else ["--all", "--demonstrate"]
     code = run_to_its_end([sys.executable, "-m", "bench", "run", *machines, *session.posargs])
+    if code not in (2, 130) and "--json" not in session.posargs:
+        python(session, "bench", "report", *results_option(session.posargs))
     line = f"bench run ended with {code}: {EXIT_CODES.get(code, 'it crashed')}"
     if code:
         session.error(line)
     session.log(line)
+
+
+def results_option(arguments: Sequence[str]) -> list[str]:
+    """`--results DIR` or `--results=DIR`, if it is among them."""
+    for number, argument in enumerate(arguments):
+        if argument == "--results":
+            return list(arguments[number : number + 2])
+        if argument.startswith("--results="):
+            return [argument]
+    return []
 
 
 def run_to_its_end(command: list[str]) -> int:

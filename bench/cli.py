@@ -12,8 +12,18 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli_console import console
+from bench.cli_health import health
 from bench.cli_images import app as images
+from bench.cli_inventory import check, schema
+from bench.cli_lock import app as lock
+from bench.cli_microcode import app as microcode
+from bench.cli_night import night
+from bench.cli_power import power
+from bench.cli_report import report
+from bench.cli_results import app as results_app
 from bench.cli_run import run
+from bench.cli_watch import watch
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
 from bench.records import Capture
@@ -28,9 +38,10 @@ app = typer.Typer(
     "Exit codes: 0 all agree, 1 a kernel differs, 2 wrong use, 3 the lab failed, 130 interrupted.",
 )
 inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the bench knows.")
-results_app = typer.Typer(no_args_is_help=True, help="What earlier runs found. Needs no lab.")
 app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
+app.add_typer(microcode, name="microcode")
+app.add_typer(lock, name="lock")
 app.add_typer(results_app, name="results")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
@@ -74,12 +85,15 @@ def doctor(
     json: Json = False,
     install: Annotated[bool, typer.Option("--install", help="Install what is missing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before installing.")] = False,
+    with_rack: Annotated[
+        bool, typer.Option("--with-rack", help="Install the servers that nox -s rack tests against, too.")
+    ] = False,
 ) -> int:
     """Say what is missing, why it matters and how to get it."""
     from bench.doctor import run_doctor
 
     confirm = typer.confirm if sys.stdin.isatty() else None
-    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm)
+    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm, with_rack=with_rack)
 
 
 @inventory_app.command("list")
@@ -147,8 +161,10 @@ def explain(
     from bench.parse.capture_file import read_captures
     from bench.report.explain import explain as story
 
-    judgement = judge(read_captures(_capture_of(run)))
-    for line in story(judgement, windows=frozenset(window or ()), limit=10**9 if all_windows else 3):
+    where = _capture_of(run)
+    captures = read_captures(where)
+    wanted, limit = frozenset(window or ()), 10**9 if all_windows else 3
+    for line in story(judge(captures), windows=wanted, limit=limit, captures=captures, replay=str(where)):
         say(line)
     return 0
 
@@ -301,4 +317,12 @@ def results_pack(
     return 0
 
 
+inventory_app.command()(check)
+inventory_app.command()(schema)
 app.command()(run)
+app.command()(power)
+app.command()(report)
+app.command()(night)
+app.command()(watch)
+app.command()(console)
+app.command()(health)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
 
-from bench.errors import UsageError
+from bench.errors import BenchError, UsageError
 from bench.images import default_cache
 from bench.images.kernel_tools import TOOLS as KERNEL_TOOLS
 from bench.inventory import find_root
@@ -50,9 +50,11 @@ class Check:
     how: str
     """How to get it."""
     group: str = "core"
-    """``core``: the bench does not work without it. ``payloads``: only `nox -s payloads` needs it."""
+    """``core``: the bench does not work without it. Others: only the nox session of that name needs it."""
     packages: tuple[str, ...] = ()
     """Debian and Ubuntu packages that bring it."""
+    licence: str = ""
+    """Not installed but fetched into a cache folder, under this licence."""
 
 
 def checks() -> list[Check]:
@@ -65,8 +67,8 @@ def checks() -> list[Check]:
     found += [check_writable("cache folder", default_cache(), why, CACHE_FREE_BYTES)]
     if root:
         found += [check_writable("results/", root / "results", "captures and the store are kept there")]
-        found += [check_local(root / "results")]
-    found += [check_socket_path(), check_overcommit()]
+        found += [check_local(root / "results"), check_microcode(root)]
+    found += [check_socket_path(), check_overcommit(), check_rack()]
     return found
 
 
@@ -134,12 +136,15 @@ TOOLS = (
     ("ld", "links the payload", "binutils", "core"),
     ("clang", "nox -s payloads builds the payload with a second compiler", "clang", "payloads"),
     ("ld.lld", "nox -s payloads links the payload with a second linker", "lld", "payloads"),
+    ("iucode_tool", "nox -s microcode holds our reading of Intel's files against its", "iucode-tool", "microcode"),
+    ("chromium", "nox -s report opens the report in it", "chromium", "report"),
 )
 
 
 def check_tool(program: str, why: str, package: str, group: str) -> Check:
     """A compiler or linker that answers to --version."""
-    said = _output([program, "--version"])
+    # Debian puts some into /usr/sbin, which is not on every user's path.
+    said = _output([shutil.which(program) or f"/usr/sbin/{program}", "--version"])
     return Check(
         program,
         said is not None,
@@ -148,6 +153,36 @@ def check_tool(program: str, why: str, package: str, group: str) -> Check:
         f"apt-get install --no-install-recommends {package}",
         group,
         (package,),
+    )
+
+
+# Server, what it is there for, package, and the service that the package starts although nobody here needs it.
+RACK = (
+    ("ipmi_sim", "a BMC that speaks IPMI and switches a virtual machine", "openipmi", ""),
+    ("ser2net", "a console server", "ser2net", "ser2net"),
+    ("socat", "a serial cable", "socat", ""),
+    ("sshd", "a power host, and machines with a system of their own", "openssh-server", "ssh"),
+    ("ssh-keygen", "keys for it", "openssh-client", ""),
+    ("pdudaemon", "a PDU", "pdudaemon", "pdudaemon"),
+)
+
+
+# Servers lie here, which is not on every user's path.
+SERVER_FOLDERS = ("/usr/sbin", "/sbin")
+
+
+def check_rack() -> Check:
+    """The servers that the tests of the rack's protocols run against."""
+    path = os.pathsep.join((os.environ.get("PATH", ""), *SERVER_FOLDERS))
+    lacking = [row for row in RACK if shutil.which(row[0], path=path) is None]
+    return Check(
+        "servers of a rack",
+        not lacking,
+        ("lacks " if lacking else "") + ", ".join(row[0] for row in lacking or RACK),
+        "nox -s rack tests against them: " + "; ".join(f"{row[0]}: {row[1]}" for row in lacking or RACK),
+        "./setup --with-rack, or bench doctor --install --with-rack",
+        "rack",
+        tuple(row[2] for row in lacking),
     )
 
 
@@ -164,6 +199,25 @@ def check_kernel_tools() -> Check:
         or "bench images build NAME; the virtual lab boots them",
         f"apt-get install --no-install-recommends {' '.join(packages) or every}",
         packages=packages or tuple(every.split()),
+    )
+
+
+def check_microcode(root: Path) -> Check:
+    """Intel's files, in the cache folder."""
+    from bench.images.microcode_package import find_package, microcode_cache, wanted
+
+    try:
+        licence, package = wanted(root).licence, find_package()
+    except UsageError as error:
+        return Check("Intel's microcode", False, str(error), "it names the files", "mend it", "microcode")
+    return Check(
+        "Intel's microcode",
+        package is not None,
+        f"{package.version} in {package.folder}" if package else f"not in {microcode_cache()}",
+        "nox -s microcode and cases with real updates; all else uses made-up ones",
+        "bench microcode fetch (13 MB; shows the licence first)",
+        "microcode",
+        licence="" if package else licence,
     )
 
 
@@ -189,7 +243,8 @@ def check_local(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> Check
         f"file system of {folder.name}/",
         kind not in NETWORK_FILESYSTEMS,
         kind,
-        "SQLite's write-ahead log needs memory that processes share, not a network (sqlite.org/wal.html)",
+        "SQLite's write-ahead log (sqlite.org/wal.html) and the locks on machines need one computer's memory, "
+        "not a network",
         "keep the clone, or at least results/, on a local disk",
     )
 
@@ -237,19 +292,23 @@ def run_doctor(
     yes: bool,
     echo: Callable[[str], None],
     confirm: Callable[[str], bool] | None = None,
+    with_rack: bool = False,
 ) -> int:
     """The verb `doctor`. Everything is said through `echo`, a line or a JSON object at a time.
 
-    `install` gets what is missing by apt-get, after it was listed and `confirm` (asked unless `yes`) said so;
-    its output then goes to standard error. Returns 0 if everything of the group core is there, 2 if not,
-    3 if the installation failed, 130 if it was declined.
+    `install` gets what is missing by apt-get (the servers of the group rack only `with_rack`), after it was listed and
+    `confirm` (asked unless `yes`) said so; its output then goes to standard error. Returns 0 if everything of the group
+    core is there, 2 if not, 3 if the installation failed, 130 if it was declined.
     """
     found = checks()
     status = 0
     notes: list[str] = []
     if install:
         tell = notes.append if json else echo
-        status = _install([check for check in found if not check.ok], yes=yes, echo=tell, confirm=confirm)
+        missing = [check for check in found if not check.ok and (with_rack or check.group != "rack")]
+        status = _install(missing, yes=yes, echo=tell, confirm=confirm)
+        if any(check.licence for check in missing) and status != 130:
+            status = fetch_microcode(yes=yes, echo=tell, confirm=confirm) or status
         found = checks()
     lacking = [check for check in found if not check.ok and check.group == "core"]
     if json:
@@ -274,10 +333,9 @@ def _table(found: list[Check]) -> list[str]:
     if core:
         lines.append(f"{core} of {len(found)} not as the bench needs them.")
     else:
-        lines.append(
-            "All that the bench needs is here." + (" What is absent only nox -s payloads needs." if bad else "")
-        )
-    if any(check.packages for check in bad):
+        sessions = " and ".join(dict.fromkeys(f"nox -s {check.group}" for check in bad))
+        lines.append("All that the bench needs is here." + (f" What is absent is for {sessions} alone." if bad else ""))
+    if any(check.packages and check.group != "rack" for check in bad):
         lines.append("What apt has, this gets: bench doctor --install")
     return lines
 
@@ -288,6 +346,36 @@ def _mark(check: Check) -> str:
     if check.group != "core":
         return "absent"
     return "MISSING" if check.packages else "WRONG"
+
+
+def fetch_microcode(
+    *,
+    yes: bool,
+    echo: Callable[[str], None],
+    confirm: Callable[[str], bool] | None,
+    file: Path | None = None,
+    mirror: str | None = None,
+) -> int:
+    """Fetch Intel's microcode (or take the package `file`), after its licence was shown and `confirm` said so.
+
+    Returns 0, 130 if it was declined, 2 or 3 if it failed, which is said.
+    """
+    from bench.images.microcode_package import fetch_package, microcode_cache, wanted
+
+    root = find_root()
+    description = wanted(root)
+    echo(f"Intel's microcode ({description.package}, Debian's {description.component}) goes to {microcode_cache()}")
+    echo(f"its licence: {description.licence}")
+    if not yes and (confirm is None or not confirm("Fetch it?")):
+        echo("Intel's microcode was not fetched (--yes fetches without asking).")
+        return 130
+    try:
+        package = fetch_package(root, file=file, mirror=mirror)
+    except BenchError as error:
+        echo(f"Intel's microcode was not fetched: {error}")
+        return error.exit_code
+    echo(f"{package.version} is in {package.updates}; the licence's full text in {package.folder / 'license'}")
+    return 0
 
 
 def _install(
@@ -306,6 +394,10 @@ def _install(
         return 2
     apt_get = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]
     commands = [[*apt_get, "update"], [*apt_get, "install", "-y", "--no-install-recommends", *packages]]
+    services = [service for _, _, package, service in RACK if service and package in packages]
+    if services and shutil.which("systemctl"):
+        # Debian starts a server with its package; the tests start their own, and nobody asked for these.
+        commands.append([*root, "systemctl", "disable", "--now", *services])
     for command in commands:
         echo("will run: " + " ".join(command))
     if not yes and (confirm is None or not confirm("Install?")):
@@ -316,6 +408,8 @@ def _install(
     if subprocess.run(commands[1], stdout=sys.stderr, check=False).returncode:
         echo("apt-get failed, see above.")
         return 3
+    for command in commands[2:]:
+        subprocess.run(command, stdout=sys.stderr, check=False)
     return 0
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
+from bench.hardware import Wiring
 from bench.linux import Unpatched
 from bench.wire import Access, Phase
+from bench.x86.microcode_processor import ProcessorRules
 
 # Handlers of the payload.
 PAYLOAD_VARIANTS = ("seed-2012", "v3.9", "la57")
@@ -53,6 +55,18 @@ class VirtualSpec:
     processors: int = 1
     firmware: str = "bios"
     """``bios`` or ``uefi``."""
+    microcode: ProcessorRules | None = None
+    """How its processors take microcode; None: as QEMU does, which ignores updates."""
+
+
+@dataclass(frozen=True)
+class MsrSite:
+    """An instruction of a kernel that reads or writes a model-specific register. `address` is where it was linked."""
+
+    address: int
+    write: bool
+    code: bytes
+    """What lies there."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,8 @@ class Machine:
     allow_updates: bool = False
     quirks: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    wiring: Wiring = field(default_factory=Wiring)
+    """Power, SSH, network of a machine of metal; empty for a virtual one."""
 
     @property
     def model(self) -> str:
@@ -87,6 +103,10 @@ class Machine:
 class LabEventKind(StrEnum):
     """What the lab itself did or saw, beside the bytes. Times are seconds since the capture was opened."""
 
+    LOADED = "loaded"
+    """The next power-on will start what is to be run (metal only)."""
+    RESTORED = "restored"
+    """The next power-on will start the machine's known-good system again (metal only)."""
     POWER_ON = "power_on"
     FIRST_BYTE = "first_byte"
     MARKER = "marker"
@@ -105,6 +125,11 @@ class LabEventKind(StrEnum):
     """The machine went away although nobody switched it off (virtual: the QEMU process ended)."""
     PORT_CLOSED = "port_closed"
     PORT_OPENED = "port_opened"
+    """It is open; `witness` has the seconds for which it was away (``away``) if it was lost before."""
+    PORT_LOST = "port_lost"
+    """It closed or broke and is being opened again; bytes may be missing from here to the next `port_opened`."""
+    UART = "uart"
+    """Errors that the port's driver counted from opening to closing; only where a driver counts."""
     INTERRUPTED = "interrupted"
     POWER_OFF = "power_off"
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from bench import wire
 from bench.errors import LabError, UsageError
+from bench.hardware import CommandSwitch, Cuts, PowerSpec, Wiring
+from bench.lab import metal
 from bench.lab.boot import RULES, Limits, Load, Progress, Sign, State, attend, boot
 from bench.lab.capture import CaptureWriter
 from bench.lab.power import Incident, IncidentKind, Power, PowerState
@@ -203,11 +205,43 @@ def test_progress_tells_state_bytes_and_faults(tmp_path: Path) -> None:
     assert told[-1].last_line == DONE.decode().rstrip()
 
 
-def test_a_machine_that_is_not_virtual_is_refused_by_name(tmp_path: Path) -> None:
-    machine = Machine("nuc", 0x906EA, 8 << 30, 39, True, False, serial_url="/dev/ttyS0")
-    with pytest.raises(UsageError, match=r"nuc: only virtual machines .* not supported yet"):
-        boot(machine, Load(tmp_path / "k", b"", ""), tmp_path / "boot-1", meta={}, limits=LIMITS)
-    assert not (tmp_path / "boot-1").exists()
+def test_firmware_may_be_silent_for_longer_than_the_program(tmp_path: Path) -> None:
+    """A server says a line when it starts, and then nothing for minutes; silence counts once the trace has begun."""
+    begin = wire.encode(0, "begin", {"version": 1}, nonce=0)
+
+    def late(switch: Switch) -> None:
+        threading.Timer(0.2, lambda: switch.capture.port.device.write(begin + DONE)).start()  # type: ignore[union-attr]
+
+    patient = Limits(silence_s=0.05, post_s=20)
+    assert boot_with(tmp_path / "a", Switch(b"BIOS\r\n", late), patient)[0][-2] == "marker"
+    assert boot_with(tmp_path / "b", Switch(b"BIOS\r\n" + begin), patient)[0][-2] == "silence"
+    assert boot_with(tmp_path / "c", Switch(b"BIOS\r\n"), Limits(silence_s=0.05, post_s=0.1))[0][-2] == "silence"
+
+
+class TestMetal:
+    def machine(self, **wiring: Any) -> Machine:
+        return Machine("nuc", 0x906EA, 8 << 30, 39, True, False, serial_url="/dev/none", wiring=Wiring(**wiring))
+
+    def boot(self, folder: Path, machine: Machine, **more: Any) -> None:
+        boot(machine, Load(folder / "k", b"", ""), folder / "boot-1", meta={}, limits=LIMITS, **more)
+        assert not (folder / "boot-1").exists()
+
+    def test_without_a_power_switch_nothing_is_begun(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"nuc: its inventory entry has no \[power\]"):
+            self.boot(tmp_path, self.machine())
+
+    def test_a_way_to_load_that_is_not_there_yet_is_named(self, tmp_path: Path) -> None:
+        power = PowerSpec(CommandSwitch(Cuts.AC, on=("true",), off=("true",)))
+        with pytest.raises(UsageError, match=r"nuc: no way to load it is supported yet \(boot_methods: grub, pxe\)"):
+            self.boot(tmp_path, self.machine(power=power, boot_methods=("grub", "pxe")))
+
+    def test_a_machine_of_metal_has_no_second_witness(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="a machine of metal has none"):
+            self.boot(tmp_path, self.machine(), witness=True)
+
+    @pytest.mark.parametrize(("measured", "allowed"), [(None, 300), (14.5, 59)])
+    def test_it_gets_the_time_that_its_firmware_takes(self, measured: float | None, allowed: float) -> None:
+        assert metal.post_s(self.machine(time_to_post_s=measured)) == allowed
 
 
 class TestTheTable:

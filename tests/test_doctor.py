@@ -47,7 +47,7 @@ def test_every_check_says_what_was_found_why_it_matters_and_how_to_get_it() -> N
     assert len({check.name for check in found}) == len(found)
     for check in found:
         assert check.found and check.why and check.how
-        assert check.group in ("core", "payloads")
+        assert check.group in ("core", "payloads", "microcode", "rack", "report")
 
 
 def test_the_interpreter_that_runs_this_is_new_enough() -> None:
@@ -63,6 +63,7 @@ def test_an_empty_path_lacks_every_program_and_names_its_package() -> None:
         assert package in found[name].packages and package in found[name].how
     for name in ("clang", "ld.lld"):
         assert not found[name].ok and found[name].group == "payloads"
+    assert not found["chromium"].ok and found["chromium"].group == "report"
     assert not found["PC firmware for QEMU"].ok
     kernels = found["tools that build kernels"]
     assert not kernels.ok and kernels.group == "core"
@@ -221,6 +222,25 @@ def test_install_gets_what_is_missing_and_looks_again(tools: Path) -> None:
     (call,) = log.read_text().splitlines()
     assert {"gcc", "binutils", "clang", "lld", "qemu-system-x86"} <= set(call.split())
     assert not any(line.startswith("absent   clang ") for line in said)
+
+
+def test_the_servers_of_a_rack_are_installed_only_when_asked_for_and_do_not_stay_running(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SERVER_FOLDERS", ())
+    log = recording_apt(tools)
+    program(tools, "systemctl", f'echo "systemctl $*" >>{log}')
+    run_doctor(json=False, install=True, yes=True, echo=lambda _: None)
+    (without,) = log.read_text().splitlines()
+    assert "gcc" in without.split() and not {"openipmi", "openssh-server"} & set(without.split())
+    log.unlink()
+    said: list[str] = []
+    run_doctor(json=False, install=True, yes=True, echo=said.append, with_rack=True)
+    apt, services = log.read_text().splitlines()
+    lacking = doctor.check_rack().packages
+    assert len(lacking) == 6 and set(lacking) <= set(apt.split())
+    assert services == "systemctl disable --now ser2net ssh pdudaemon"
+    assert any(line.startswith("will run: ") and "disable --now" in line for line in said), "it was shown before"
 
 
 def test_a_failed_installation_ends_with_3(tools: Path) -> None:

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UsageError
+from bench.hardware import Wiring
 from bench.inventory import UNITS, find_root, load_inventory
 from bench.records import Machine
+from bench.x86.microcode_processor import Act, ProcessorRules
 from bench.x86.signature import processor
 
 REPO = Path(__file__).parents[1]
@@ -111,6 +113,7 @@ properties = ["model=143", "hypervisor=off"]
         allow_updates=True,
         quirks=(),
         tags=("special", "sparse"),
+        wiring=Wiring(mac="52:54:00:12:34:56"),
     )
 
 
@@ -120,7 +123,7 @@ def test_without_files_the_inventory_is_empty(root: Path) -> None:
 
 @given(st.integers(1, 4000), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "]))
 def test_memory_is_a_number_and_a_unit(count: int, unit: str, space: str) -> None:
-    from bench.inventory import _memory_bytes
+    from bench.inventory.values import memory_bytes as _memory_bytes
 
     if count * UNITS[unit] >= 64 << 20:
         assert _memory_bytes(f"{count}{space}{unit}") == count * UNITS[unit]
@@ -257,3 +260,58 @@ class TestFindRoot:
         monkeypatch.setenv("BENCH_ROOT", str(tmp_path))
         with pytest.raises(UsageError, match=f"BENCH_ROOT={tmp_path} has no inventory"):
             find_root(REPO)
+
+
+MICROCODE = """\
+name = "cooperlake"
+signature = "06-55-0b"
+platform_id = 3
+memory = "1 GiB"
+maxphyaddr = 46
+
+[virtual]
+cpu = "Cooperlake"
+processors = 4
+
+[virtual.microcode]
+bios_revision = 0x80000001
+siblings = 2
+refuses = [0x7002b01]
+takes_older = false
+
+[[virtual.microcode.acts]]
+processor = 3
+does = "hang"
+"""
+
+
+class TestProcessorsThatTakeMicrocode:
+    def test_the_table_becomes_rules_of_the_machines_own_signature_and_platform(self, root: Path) -> None:
+        put(root, MICROCODE, "cooperlake")
+        spec = load_inventory(root)["cooperlake"].virtual
+        assert spec is not None
+        assert spec.processors == 4
+        assert spec.microcode == ProcessorRules(
+            0x5065B, 3, 0x80000001, siblings=2, refuses=frozenset({0x7002B01}), takes_older=False, acts=((3, Act.HANG),)
+        )
+
+    @pytest.mark.parametrize(
+        ("old", "new", "says"),
+        [
+            ("bios_revision = 0x80000001", "", "virtual.microcode.bios_revision: missing; it is required"),
+            ("0x80000001", "0x100000000", "virtual.microcode.bios_revision: 4294967296: "),
+            ("siblings = 2", "siblings = 3", "virtual.microcode.siblings: 3: Input should be 1 or 2"),
+            ("processors = 4", "processors = 3", "siblings: 2 do not divide virtual.processors = 3"),
+            ("[0x7002b01]", "[0]", "virtual.microcode.refuses[0]: 0: "),
+            ('"hang"', '"burn"', "virtual.microcode.acts[0].does: 'burn': Input should be 'refuse', 'hang' or 'reset'"),
+            ("processor = 3", "processor = 4", "acts[0].processor: there is no processor 4; allowed: 0 to 3"),
+            ("siblings", "sibling", "virtual.microcode.sibling: unknown key; allowed here: bios_revision, siblings"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, root: Path, old: str, new: str, says: str) -> None:
+        put(root, MICROCODE.replace(old, new), "cooperlake")
+        assert says in complaint(root)
+
+    def test_one_processor_has_one_act(self, root: Path) -> None:
+        put(root, MICROCODE + '[[virtual.microcode.acts]]\nprocessor = 3\ndoes = "reset"\n', "cooperlake")
+        assert "acts[1].processor: 3 has an act already" in complaint(root)

@@ -129,6 +129,62 @@ def test_what_has_arrived_is_read_before_the_port_closes() -> None:
         assert sink.failure is None
 
 
+@pytest.mark.slow  # pyserial waits 0.3 s when it closes a TCP connection
+def test_a_line_that_comes_back_is_opened_again_and_nothing_of_what_it_says_is_lost() -> None:
+    """The far end speaks the moment it takes the connection, as a machine does that booted meanwhile."""
+    told: list[str] = []
+    sink = Sink()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        sink.received(b"")  # wakes whoever waits
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = Port(
+            f"socket://127.0.0.1:{server.getsockname()[1]}",
+            received=sink.received,
+            failed=sink.failed,
+            reconnect_s=PATIENCE_S,
+            lost=tell,
+            found=lambda away_s: tell(f"back after {away_s:.0f} s"),
+        )
+        for text in (b"one ", b"two ", b"three "):
+            far, _ = server.accept()
+            with far:
+                far.sendall(text)
+                sink.wait(lambda text=text: sink.data.endswith(text))
+        sink.wait(lambda: len(told) >= 5)
+        port.close()
+    assert sink.data == b"one two three " and sink.failure is None
+    assert "disconnected" in told[0] and told[1].startswith("back after ")
+
+
+@pytest.mark.slow  # the time in which a console server may hang up
+def test_a_console_server_that_refuses_is_quoted_and_not_heard_as_a_machine() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            far, _ = server.accept()
+            with far:
+                far.sendall(b"Port's device already in use\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with pytest.raises(LabError, match='hangs up at once, saying "Port\'s device already in use"'):
+            Port(f"socket://127.0.0.1:{server.getsockname()[1]}", received=print, failed=print)
+        thread.join()
+
+
+def test_a_pseudo_terminal_counts_no_errors() -> None:
+    master, slave = os.openpty()
+    try:
+        with opened(os.ttyname(slave)) as (port, _):
+            assert port.line_errors() is None
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
 class TestListening:
     """``listen+unix://``: the far end connects to us."""
 

@@ -104,16 +104,19 @@ class PackageGone(UsageError):
 
 
 class Apt:
-    """apt-get with lists and caches in `folder`."""
+    """apt-get with lists and caches in `folder`. `instead` is the option that does without it, for complaints."""
 
-    def __init__(self, folder: Path, origins: Sequence[Origin]) -> None:
+    def __init__(
+        self, folder: Path, origins: Sequence[Origin], *, component: str = "main", instead: str = "--source FILE"
+    ) -> None:
         self._folder = folder
+        self._instead = instead
         self._log = folder / "apt.log"
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
         sources = "\n".join(
-            f"Types: deb\nURIs: {o.uri}\nSuites: {' '.join(o.suites)}\nComponents: main\n"
+            f"Types: deb\nURIs: {o.uri}\nSuites: {' '.join(o.suites)}\nComponents: {component}\n"
             + (f"Signed-By: {o.signed_by}\n" if o.signed_by else "")
             for o in origins
         )
@@ -143,6 +146,11 @@ class Apt:
         said = self._run("apt-cache", "madison", package)
         return list(dict.fromkeys(line.split("|")[1].strip() for line in said.splitlines() if line.count("|") >= 2))
 
+    def update(self) -> None:
+        """Fetch the lists anew."""
+        self._run("apt-get", "update")
+        self._fresh = False
+
     def depends(self, package: str, version: str) -> list[str]:
         """Names of the packages that this version of `package` depends on, alternatives left out."""
         said = self._run("apt-cache", "show", f"{package}={version}")
@@ -153,8 +161,7 @@ class Apt:
     def download(self, package: str, version: str, to: Path) -> Path:
         """Fetch a package into the folder `to`. Raises PackageGone, or LabError if the mirror does not answer."""
         if self._fresh or version not in self.versions(package):
-            self._run("apt-get", "update")
-            self._fresh = False
+            self.update()
         others = self.versions(package)
         if version not in others:
             raise PackageGone(package, version, others)
@@ -173,23 +180,29 @@ class Apt:
             said = next((line for line in done.stderr.splitlines() if line.startswith("E:")), done.stderr.strip())
             raise LabError(
                 f"{program} {' '.join(arguments)}: {said}; all of it is in {self._log}. Without the mirror: "
-                "--source FILE",
+                f"{self._instead}",
                 component="mirror",
             )
         return done.stdout
 
 
-def open_apt(folder: Path, suites: Sequence[str], *, mirror: str | None, etc: Path = ETC) -> Apt:
-    """apt-get for `suites` besides the computer's own. Raises UsageError where that cannot be."""
+def open_apt(
+    folder: Path,
+    suites: Sequence[str],
+    *,
+    mirror: str | None,
+    etc: Path = ETC,
+    component: str = "main",
+    instead: str = "give the package (or an archive of the same kernel) with --source FILE",
+) -> Apt:
+    """apt-get for `suites` besides the computer's own, and for one component of its mirrors. `instead` says what to do
+    without apt. Raises UsageError where that cannot be."""
     if shutil.which("apt-get") is None or shutil.which("apt-cache") is None:
-        raise UsageError(
-            "there is no apt here to fetch Debian's kernel source with: get the package (or an archive of the same "
-            "kernel) in another way and give it with --source FILE"
-        )
+        raise UsageError(f"there is no apt here to fetch Debian's packages with: get it in another way, and {instead}")
     origins = with_suites(debian_origins(etc), suites, mirror)
     if not origins or (mirror and not origins[0].suites):
         raise UsageError(
-            "this computer's apt is not configured for Debian's archive: name a mirror of it with --mirror URL, or "
-            "give the package (or an archive of the same kernel) with --source FILE"
+            f"this computer's apt is not configured for Debian's archive: name a mirror of it with --mirror URL, or "
+            f"{instead}"
         )
-    return Apt(folder, origins)
+    return Apt(folder, origins, component=component, instead=instead)

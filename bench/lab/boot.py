@@ -10,19 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from pathlib import Path
 
 from bench.errors import UsageError
-from bench.lab import virtual
+from bench.lab import metal, virtual
 from bench.lab.capture import LIMIT_BYTES, CaptureWriter
-from bench.lab.load import Load
+from bench.lab.load import Load, Loader
 from bench.lab.power import IncidentKind, Power
+from bench.lab.power.choose import power_of
+from bench.lab.power.manual import Ask
 from bench.lab.watch import LineWatch
 from bench.records import LabEvent, LabEventKind, Machine
 
-__all__ = ["Limits", "Load", "Progress", "State", "boot"]
+__all__ = ["Limits", "Load", "Loader", "Progress", "State", "boot"]
 
 # The loop looks at the bytes at most so often: the reader and the machine need the processor more.
 PACE_S = 0.01
@@ -53,6 +55,9 @@ class Limits:
     """From one byte to the next."""
     total_s: float = 120.0
     """From power-on to the marker."""
+    post_s: float = 0.0
+    """From power-on to the trace's first record. So long firmware may be silent, and `first_byte_s` and `total_s` are
+    longer by it; of a machine of metal it is at least what its inventory entry makes likely."""
     max_bytes: int = LIMIT_BYTES
     """Of the capture, and four times as many of QEMU's log of exceptions."""
 
@@ -125,32 +130,64 @@ def boot(
     witness: bool = False,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
+    loader: Loader | None = None,
+    ask: Ask | None = None,
 ) -> Path:
     """Boot `machine` once with `load` and capture what it says into `folder`, which must not hold a capture yet.
 
     `meta` goes into ``capture.json``: image, nonce (hex text), scenarios (window number → name), and what the
-    caller adds. `witness`: QEMU logs every exception to ``exceptions.log``. Returns `folder`.
-    Power is removed before this returns, whatever happens. Raises UsageError for a machine that cannot
-    be booted yet, LabError (with component and witness) when port, power, QEMU or disk fail.
+    caller adds. `witness`: QEMU logs every exception to ``exceptions.log``. A machine of metal is switched by what its
+    entry says (`ask` asks the person where that is one) and loaded by `loader` (default: by its ``boot_methods``).
+    Returns `folder`. Power is removed before this returns, whatever happens. Raises UsageError for a machine that
+    cannot be booted so, LabError (with component and witness) when port, power, QEMU, loading or disk fail.
     """
-    if machine.virtual is None:
-        raise UsageError(
-            f"{machine.name}: only virtual machines can be booted so far: "
-            "power switches of real ones, and ways to load them, are not supported yet"
-        )
     info: dict[str, object] = {
         "machine": machine.name,
         "model": machine.model,
-        "virtual": True,
+        "virtual": machine.virtual is not None,
         "quirks": list(machine.quirks),
         **meta,
     }
+    if machine.virtual is None:
+        if witness:
+            raise UsageError(f"{machine.name}: the second witness is QEMU's; a machine of metal has none")
+        return _boot_metal(machine, load, folder, info, limits, progress, cancel, loader, ask)
     with virtual.rig(machine, load, folder, witness=witness) as rig:
         script = load.initrd if load.offer is None else load.offer
         capture = CaptureWriter(folder, url=rig.serial_url, info=info, script=script, limit_bytes=limits.max_bytes)
         with capture:
             rig.power.changed = capture.wake
             attend(capture, rig.power, limits, name=machine.name, progress=progress, cancel=cancel)
+        if rig.processors is not None and rig.processors.trouble is not None:
+            raise rig.processors.trouble
+    return folder
+
+
+def _boot_metal(
+    machine: Machine,
+    load: Load,
+    folder: Path,
+    info: Mapping[str, object],
+    limits: Limits,
+    progress: Callable[[Progress], None] | None,
+    cancel: threading.Event | None,
+    loader: Loader | None,
+    ask: Ask | None,
+) -> Path:
+    power = power_of(machine, ask=ask)
+    loader = loader or metal.loader_of(machine)
+    limits = replace(limits, post_s=max(limits.post_s, metal.post_s(machine)))
+    capture = CaptureWriter(
+        folder,
+        url=machine.serial_url,
+        baud=machine.serial_baud,
+        info=info,
+        script=load.initrd,
+        limit_bytes=limits.max_bytes,
+        reconnect_s=metal.RECONNECT_S,
+    )
+    with capture, metal.loaded(machine, load, power, loader, capture):
+        attend(capture, power, limits, name=machine.name, progress=progress, cancel=cancel)
     return folder
 
 
@@ -251,6 +288,7 @@ class _Boot:
             self._seen = size
         limits, quiet_s = self._limits, self._capture.quiet_s
         since_on_s = time.monotonic() - self._on_at
+        first_byte_s, total_s = limits.first_byte_s + limits.post_s, limits.total_s + limits.post_s
         found: dict[Sign, Mapping[str, str] | None] = {
             Sign.MARKER: _if(self._watch.done),
             Sign.BYTE: _if(self._capture.first is not None),
@@ -259,13 +297,15 @@ class _Boot:
             Sign.LOST: incident.witness if incident and incident.kind is IncidentKind.LOST else None,
             Sign.PORT_CLOSED: _if(port_closed),
             Sign.FULL: _if(self._capture.full, limit=f"{limits.max_bytes} bytes of serial output") or self._log_full(),
-            Sign.LATE: _if(since_on_s > limits.total_s, limit=f"{limits.total_s:g} s in all"),
+            Sign.LATE: _if(since_on_s > total_s, limit=f"{total_s:g} s in all"),
             Sign.NO_FIRST_BYTE: _if(
-                self._capture.first is None and since_on_s > limits.first_byte_s,
-                limit=f"{limits.first_byte_s:g} s to the first byte",
+                self._capture.first is None and since_on_s > first_byte_s,
+                limit=f"{first_byte_s:g} s to the first byte",
             ),
             Sign.SILENT: _if(
-                quiet_s > limits.silence_s, limit=f"{limits.silence_s:g} s without a byte", last=self._watch.last_line
+                quiet_s > limits.silence_s and (self._watch.begun or since_on_s > limits.post_s),
+                limit=f"{limits.silence_s:g} s without a byte",
+                last=self._watch.last_line,
             ),
         }
         return {sign: witness for sign, witness in found.items() if witness is not None}

@@ -36,8 +36,8 @@ LIMIT_BYTES = 64 << 20
 class CaptureWriter:
     """The open capture of one boot: a context manager, entered before power is applied, left after it is removed.
 
-    `info` is what ``capture.json`` says beside schema, times and version. Raises LabError if the port
-    does not open or the folder cannot be written.
+    `info` is what ``capture.json`` says beside schema, times and version. A port that goes away is opened again for
+    `reconnect_s`, which the events tell. Raises LabError if the port does not open or the folder cannot be written.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class CaptureWriter:
         baud: int = 115200,
         script: bytes = b"",
         limit_bytes: int = LIMIT_BYTES,
+        reconnect_s: float = 0.0,
     ) -> None:
         self.folder = folder
         self.url = url
@@ -56,6 +57,7 @@ class CaptureWriter:
         self._baud = baud
         self._script = script
         self._limit_bytes = limit_bytes
+        self._reconnect_s = reconnect_s
         self._changed = threading.Condition()
         self._size = 0
         self._last_at_s = 0.0
@@ -78,8 +80,16 @@ class CaptureWriter:
             self._close_files()
             raise _disk_error(Path(error.filename or self.folder), error) from error
         try:
-            self._port = Port(self.url, baud=self._baud, received=self._received, failed=self._port_failed)
-        except LabError:
+            self._port = Port(
+                self.url,
+                baud=self._baud,
+                received=self._received,
+                failed=self._port_failed,
+                reconnect_s=self._reconnect_s,
+                lost=self._port_lost,
+                found=self._port_found,
+            )
+        except BaseException:
             self._close_files()
             raise
         self.event(LabEventKind.PORT_OPENED, {"url": self.url})
@@ -89,7 +99,10 @@ class CaptureWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._port is not None:
+            errors = self._port.line_errors()
             self._port.close()
+            if errors is not None and self._failure is None:
+                self._note(LabEventKind.UART, {name: str(count) for name, count in errors.items()})
         self._close_files()
 
     def _write_info(self) -> None:
@@ -255,17 +268,21 @@ class CaptureWriter:
             self._changed.notify_all()
 
     def _port_failed(self, why: str) -> None:
+        self._closed_why = why
+        self._note(LabEventKind.PORT_CLOSED, {"url": self.url, "why": why})
+
+    def _port_lost(self, why: str) -> None:
+        self._note(LabEventKind.PORT_LOST, {"url": self.url, "why": why})
+
+    def _port_found(self, away_s: float) -> None:
+        self._note(LabEventKind.PORT_OPENED, {"url": self.url, "away": f"{away_s:.2f} s"})
+
+    def _note(self, kind: LabEventKind, witness: Mapping[str, str]) -> None:
+        """Note an event from the reader's thread, where nothing may be raised."""
         with self._changed:
-            self._closed_why = why
-            event = self.mark(LabEventKind.PORT_CLOSED)
+            now = self.mark(kind)
             self._append(
-                "events.jsonl",
-                {
-                    "kind": event.kind,
-                    "at_s": event.at_s,
-                    "offset": event.offset,
-                    "witness": {"url": self.url, "why": why},
-                },
+                "events.jsonl", {"kind": kind, "at_s": now.at_s, "offset": now.offset, "witness": dict(witness)}
             )
             self._changed.notify_all()
 

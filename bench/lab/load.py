@@ -1,9 +1,18 @@
-"""What is loaded into a machine."""
+"""What is loaded into a machine, and how it gets there."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.lab.power import Power
+    from bench.records import Machine
+
+from bench.records import MsrSite
 
 
 @dataclass(frozen=True)
@@ -15,3 +24,37 @@ class Load:
     command_line: str
     offer: bytes | None = None
     """What a capture keeps of the initrd, if not all of it: the part that the model has to know."""
+    msr_sites: tuple[MsrSite, ...] | None = None
+    """Where the kernel reads and writes registers for its microcode loader. With them a virtual machine whose
+    processors take microcode plays these registers; without (None) they are QEMU's."""
+
+
+class Loader(ABC):
+    """Has a machine of metal start a load at its next power-on, and only then.
+
+    Both calls are bounded in time and raise LabError. `fall_back` is called whatever happened, `load` failing
+    included, and after it the machine's next unattended boot is its known-good system.
+    """
+
+    @abstractmethod
+    def load(self, machine: Machine, load: Load, power: Power) -> Mapping[str, str]:
+        """Prepare the next power-on, using `power` as needed; the machine may be on or off now and afterwards.
+
+        Returns the witness of it.
+        """
+
+    @abstractmethod
+    def fall_back(self, machine: Machine) -> Mapping[str, str]:
+        """Withdraw what `load` has prepared; harmless when nothing was. Returns the witness."""
+
+
+class AlreadyLoaded(Loader):
+    """For a machine whose medium starts the same program every time: there is nothing to do, and nothing to undo."""
+
+    def load(self, machine: Machine, load: Load, power: Power) -> Mapping[str, str]:  # noqa: ARG002
+        """Nothing."""
+        return {"loader": "already loaded"}
+
+    def fall_back(self, machine: Machine) -> Mapping[str, str]:  # noqa: ARG002
+        """Nothing."""
+        return {"loader": "already loaded"}

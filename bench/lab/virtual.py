@@ -20,7 +20,9 @@ from urllib.parse import quote
 from bench.errors import LabError, UsageError
 from bench.lab.load import Load
 from bench.lab.power.qemu import QemuPower
-from bench.records import Machine
+from bench.lab.virtual_cpu import VirtualProcessors
+from bench.records import Machine, VirtualSpec
+from bench.x86.pc_memory import ram_end
 
 PROGRAM = "qemu-system-x86_64"
 EXCEPTIONS = "exceptions.log"
@@ -52,6 +54,8 @@ class VirtualRig:
 
     serial_url: str
     power: QemuPower
+    processors: VirtualProcessors | None = None
+    """What plays their microcode, if the inventory asks for that."""
 
 
 @contextmanager
@@ -62,17 +66,36 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
     every exception to ``exceptions.log`` there.
     """
     with _socket_folder() as sockets:
-        path = sockets / "serial"
+        path, stub = sockets / "serial", sockets / "gdb"
         command = qemu_command(machine, load, serial_path=path, witness=witness)
+        processors = _processors(machine, load, folder)
         power = QemuPower(command, folder)
+        if processors is not None:
+            command += ["-chardev", f"socket,id=gdb,path={_escape(stub)},server=on,wait=off", "-gdb", "chardev:gdb"]
+            power = QemuPower(command, folder, before_run=lambda: _attach(processors, stub))
         try:
             if load.offer is not None:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / INITRD).write_bytes(load.initrd)
-            yield VirtualRig(f"fifo://{quote(str(path))}", power)
+            yield VirtualRig(f"fifo://{quote(str(path))}", power, processors)
         finally:
+            if processors is not None:
+                processors.close()
             power.off()
             (folder / INITRD).unlink(missing_ok=True)
+
+
+def _processors(machine: Machine, load: Load, folder: Path) -> VirtualProcessors | None:
+    """What plays the microcode of `machine`'s processors, if they take any and the image is known to load some."""
+    spec = machine.virtual
+    if spec is None or spec.microcode is None or load.msr_sites is None:
+        return None
+    return VirtualProcessors(spec.microcode, load.msr_sites, spec.processors, ram_end(machine.memory_bytes), folder)
+
+
+def _attach(processors: VirtualProcessors, stub: Path) -> None:
+    processors.attach(stub)
+    processors.start()
 
 
 def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bool) -> list[str]:
@@ -95,7 +118,7 @@ def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bo
         options += ",smbios-entry-point-type=64"
     command = [
         *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none"),
-        *("-accel", spec.accelerator, "-machine", options, "-cpu", cpu, "-smp", str(spec.processors)),
+        *("-accel", spec.accelerator, "-machine", options, "-cpu", cpu, "-smp", _processors_option(spec)),
         # Not reserved: a page costs nothing until the guest touches it.
         *("-object", f"memory-backend-ram,id=memory,size={machine.memory_bytes},reserve=off"),
         *("-m", f"{machine.memory_bytes >> 20}M"),
@@ -124,6 +147,12 @@ def _uefi_options() -> list[str]:
         *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
         *("-drive", f"if=pflash,unit=1,format=raw,snapshot=on,file={variables}"),
     ]
+
+
+def _processors_option(spec: VirtualSpec) -> str:
+    """Processors, and which of them are siblings where their microcode is played."""
+    siblings = spec.microcode.siblings if spec.microcode else 1
+    return str(spec.processors) if siblings == 1 else f"{spec.processors},sockets=1,threads={siblings}"
 
 
 def _on(value: bool) -> str:

@@ -8,6 +8,7 @@ from bench.lab.text import escape
 
 # The whole line has to be there, up to the CRC: the machine may be switched off as soon as this matches.
 _DONE = re.compile(rb"@[0-9a-f]{1,8} done(?: [A-Z]+[0-9a-f]+)*\*[0-9a-f]{8}")
+_BEGIN = re.compile(rb"@[0-9a-f]{1,8} begin ")
 _FAULT = re.compile(rb"@[0-9a-f]{1,8} (?:pf|ex) ")
 # Longer than any line of the trace; noise without line ends is searched in pieces of this size.
 _LINE_BYTES = 4096
@@ -20,6 +21,8 @@ class LineWatch:
     def __init__(self) -> None:
         self.done = False
         """The `done` record has come."""
+        self.begun = False
+        """A `begin` record has come: what speaks now is not the firmware."""
         self.faults = 0
         """Lines so far that report a page fault or another exception."""
         self._rest = b""
@@ -37,6 +40,7 @@ class LineWatch:
 
     def _line(self, line: bytes) -> None:
         self.faults += len(_FAULT.findall(line))
+        self.begun = self.begun or _BEGIN.search(line) is not None
         self.done = self.done or _DONE.search(line) is not None
         self._last = line.rstrip(b"\r") or self._last
 

@@ -119,6 +119,7 @@ ROWS = (
 )
 EVENTS = tuple(dict.fromkeys(row.event for row in ROWS))
 _FORMS = tuple((row, compile_form(row.form)) for row in ROWS)
+_FIRST_CHARACTERS = max(len(str(parts[0])) for _, parts in _FORMS)
 _BEGINNINGS = (_P, "CPU", "IA-32 Microcode", "error! ")
 """Each form begins with one of them."""
 
@@ -176,7 +177,7 @@ class MicrocodeReader:
         return _statement(row, self._log.number(line), text.span(at, reading.stop), reading.values)
 
     def _whole(self, text: Text, at: int) -> tuple[Row, Text, Reading] | None:
-        readings = [(row, parts, read_form(parts, text.text, at)) for row, parts in _FORMS]
+        readings = [(row, parts, read_form(parts, text.text, at)) for row, parts in _candidates(text.text, at)]
         for row, parts, reading in sorted(readings, key=lambda each: len(each[2].wrong)):
             if reading.state is not State.WHOLE or _is_doubtful_rest(reading) or reading.says_nothing:
                 continue
@@ -194,7 +195,7 @@ class MicrocodeReader:
         return None
 
     def _wrapped(self, text: Text, at: int) -> tuple[Row, Text, Reading] | None:
-        for row, parts in _FORMS:
+        for row, parts in _candidates(text.text, at):
             alone = read_form(parts, text.text, at)
             if not alone.literals and not (alone.state is State.CUT and len(text.text) - at > _TELLING_CHARACTERS):
                 continue
@@ -208,7 +209,7 @@ class MicrocodeReader:
     def _cut(self, text: Text, at: int) -> tuple[Row, Text, Reading] | None:
         """The line ends inside the statement: taken if what is there belongs to one event only."""
         fits, events = [], set()
-        for row, parts in _FORMS:
+        for row, parts in _candidates(text.text, at):
             reading = read_form(parts, text.text, at)
             if reading.state is not State.CUT or reading.says_nothing:
                 continue
@@ -218,6 +219,14 @@ class MicrocodeReader:
             if reading.literals >= needed and len(parts) > 1:
                 fits.append((row, text, reading))
         return fits[0] if fits and len(events) == 1 else None
+
+
+def _candidates(text: str, at: int) -> list[tuple[Row, Form]]:
+    """The forms whose first words stand at `at`, or as many of them as the line has room for."""
+    said = text[at : at + _FIRST_CHARACTERS].rstrip()
+    return [
+        (row, parts) for row, parts in _FORMS if text.startswith(str(parts[0]), at) or str(parts[0]).startswith(said)
+    ]
 
 
 def _keep_common(row: Row, reading: Reading, readings: list[tuple[Row, Form, Reading]]) -> bool:

@@ -191,7 +191,7 @@ class Scanned:
         return self.offset + self.total_size
 
 
-def next_update(initrd: InitrdReads, offset: int, left: int) -> Scanned | None:
+def next_update(initrd: InitrdReads, offset: int, left: int, *, table_size_bits: int = 64) -> Scanned | None:
     """One round of the loop of scan_microcode up to the sanity check: the update at `offset`, of which `left` bytes
     are in the file; None where the loop breaks off."""
     if left < HEADER_BYTES:
@@ -202,11 +202,13 @@ def next_update(initrd: InitrdReads, offset: int, left: int) -> Scanned | None:
     if not total_size or total_size > left:
         return None
     update = Scanned(offset, data_size, total_size)
-    return update if sane(initrd, update) else None
+    return update if sane(initrd, update, table_size_bits) else None
 
 
-def sane(initrd: InitrdReads, update: Scanned) -> bool:
-    """microcode_sanity_check, with its reads in their order."""
+def sane(initrd: InitrdReads, update: Scanned, table_size_bits: int = 64) -> bool:
+    """microcode_sanity_check, with its reads in their order. The size that a table should have is computed from its
+    count in `table_size_bits`: from 6.7 on in 32, so that a count which is too large by 2^30 passes, and rows behind
+    the table are read until one has a wrong checksum."""
     offset = update.offset
     if update.data_size + HEADER_BYTES > update.total_size:
         return False
@@ -221,7 +223,9 @@ def sane(initrd: InitrdReads, update: Scanned) -> bool:
         if table_bytes < TABLE_HEAD.size or (table_bytes - TABLE_HEAD.size) % TABLE_ROW.size:
             return False
         count = initrd.word(table)
-        if table_bytes != TABLE_HEAD.size + count * TABLE_ROW.size or initrd.sum_downwards(table, table_bytes):
+        if table_bytes != (TABLE_HEAD.size + count * TABLE_ROW.size) % (1 << table_size_bits):
+            return False
+        if initrd.sum_downwards(table, table_bytes):
             return False
     if initrd.sum_downwards(offset, HEADER_BYTES + update.data_size):
         return False

@@ -37,6 +37,11 @@ class Member:
     end: int
     """Where the next header begins."""
 
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regular file."""
+        return self.mode & TYPE_MASK == REGULAR
+
 
 def looks_like_cpio(data: bytes | memoryview) -> bool:
     """Whether the first header, behind zeros, has a cpio magic."""
@@ -106,11 +111,11 @@ def header(name: bytes, mode: int, data_bytes: int, *, inode: int = 0, links: in
     return text + bytes(-len(text) % 4)
 
 
-def build(files: dict[str, bytes], *, align: int = ALIGN_BYTES) -> bytes:
+def build(files: dict[str, bytes], *, align: int = ALIGN_BYTES, executable: frozenset[str] = frozenset()) -> bytes:
     """An early image of regular `files`, with their folders before them. Data of each begins at a multiple of `align`.
 
-    Padding goes behind the NUL of the file's own name, as Linux's initramfs unpacker, cpio and the early loader all
-    read names up to the first NUL. The same files always give the same bytes.
+    Those named in `executable` may be run. Padding goes behind the NUL of the file's own name: Linux's unpacker and
+    early loader, and cpio, all read names up to the first NUL. The same files always give the same bytes.
     """
     image = bytearray()
     folders: set[str] = set()
@@ -125,7 +130,8 @@ def build(files: dict[str, bytes], *, align: int = ALIGN_BYTES) -> bytes:
                 inode += 1
         called = name.encode() + b"\0"
         called += bytes(-(len(image) + HEADER_BYTES + len(called)) % align)
-        image += header(called, REGULAR | 0o644, len(data), inode=inode)
+        mode = 0o755 if name in executable else 0o644
+        image += header(called, REGULAR | mode, len(data), inode=inode)
         image += data + bytes(-len(data) % 4)
         inode += 1
     image += header(TRAILER.encode() + b"\0", 0, 0)

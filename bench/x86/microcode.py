@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bench.errors import FormatError
+from bench.x86.signature import impossible
 
 HEADER = struct.Struct("<12I")
 HEADER_BYTES = HEADER.size
@@ -32,8 +33,8 @@ TABLE_HEAD = struct.Struct("<5I")
 TABLE_ROW = struct.Struct("<3I")
 SIZE_STEP = 1024
 """Total sizes are multiples of it (SDM, table "Microcode Update Field Definitions"); Linux does not check that."""
-YEARS = range(1993, 2100)
-"""Years that an update can be of: its makers began with the Pentium Pro, and years are four BCD digits."""
+YEARS = range(1995, 2100)
+"""Years that an update can be of: updates began with the Pentium Pro."""
 _HEADER_FIELDS = (
     "header_version", "revision", "date", "signature", "checksum", "loader_revision", "platform_flags", "data_size",
     "total_size", "metadata_size", "minimum_revision", "reserved",
@@ -42,6 +43,7 @@ OFFSET_OF = {name: 4 * number for number, name in enumerate(_HEADER_FIELDS)}
 _SUM_CHUNK_BYTES = 1 << 20
 
 Bytes = bytes | memoryview
+_Identity = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,11 @@ def read_updates(data: Bytes, *, source: str = "") -> Iterator[Update]:
     one, and for an empty file."""
     if not len(data):
         raise FormatError("is empty: an update has a header of 48 bytes", source=source, offset=0)
-    at = 0
+    at, seen = 0, dict[_Identity, Update]()
     while at < len(data):
         update = read_update(data, at, source=source)
+        if error := _contradiction(data, update, seen, source):
+            raise error
         yield update
         at = update.end
 
@@ -131,13 +135,24 @@ def all_broken_rules(data: Bytes, *, source: str = "") -> Iterator[FormatError]:
     """Everything that is wrong with a file. What begins behind an update whose size cannot be believed is not read."""
     if not len(data):
         yield FormatError("is empty: an update has a header of 48 bytes", source=source, offset=0)
-    at = 0
+    at, seen = 0, dict[_Identity, Update]()
     while at < len(data):
-        broken = list(broken_rules(data, at, source=source))
-        yield from broken
+        yield from broken_rules(data, at, source=source)
         if size_error(data, at, source=source):
             return
-        at = _unchecked(data, at).end
+        update = _unchecked(data, at)
+        if error := _contradiction(data, update, seen, source):
+            yield error
+        at = update.end
+
+
+def _contradiction(data: Bytes, update: Update, seen: dict[_Identity, Update], source: str) -> FormatError | None:
+    """What is wrong if the file has had another update for the same processors with the same revision."""
+    first = seen.setdefault((update.signature, update.platform_flags, update.revision), update)
+    if first is update or data[first.offset : first.end] == data[update.offset : update.end]:
+        return None
+    text = f"signature, flags and revision are those of the update at {first.offset:#x}, and the bytes are not"
+    return _error(text, update, "revision", source)
 
 
 def broken_rules(data: Bytes, offset: int, *, source: str = "") -> Iterator[FormatError]:
@@ -236,7 +251,6 @@ def _table_rules(data: Bytes, update: Update, source: str) -> Iterator[FormatErr
     if any(reserved):
         yield FormatError("reserved words of the extended signature table are not 0", source=source, offset=at + 8)
     own = update.signature + update.platform_flags + update.checksum
-    seen = {(update.signature, update.platform_flags): "the header"}
     for number, row in enumerate(update.extended):
         here = at + TABLE_HEAD.size + number * TABLE_ROW.size
         if (own - row.signature - row.platform_flags - row.checksum) & 0xFFFFFFFF:
@@ -248,11 +262,8 @@ def _table_rules(data: Bytes, update: Update, source: str) -> Iterator[FormatErr
         if row.platform_flags > 0xFF:
             text = f"platform flags of extended signature {number} are {row.platform_flags:#x}: there are 8 platforms"
             yield FormatError(text, source=source, offset=here + 4)
-        identity = (row.signature, row.platform_flags)
-        if identity in seen:
-            text = f"extended signature {number} repeats signature and flags of {seen[identity]}"
-            yield FormatError(text, source=source, offset=here)
-        seen.setdefault(identity, f"extended signature {number}")
+        if why := impossible(row.signature):
+            yield FormatError(f"extended signature {number} is none: {why}", source=source, offset=here)
 
 
 def _field_rules(update: Update, source: str) -> Iterator[FormatError]:
@@ -260,6 +271,10 @@ def _field_rules(update: Update, source: str) -> Iterator[FormatError]:
     if not is_date(update.date):
         text = f"date {update.date:#010x} is not the BCD digits MMDDYYYY of a day"
         yield _error(text, update, "date", source)
+    if not update.revision:
+        yield _error("revision is 0, which means that no update is loaded", update, "revision", source)
+    if why := impossible(update.signature):
+        yield _error(f"signature is none: {why}", update, "signature", source)
     if update.platform_flags > 0xFF:
         text = f"platform flags are {update.platform_flags:#x}: there are 8 platforms"
         yield _error(text, update, "platform_flags", source)
@@ -280,6 +295,11 @@ def is_date(bcd: int) -> bool:
         return False
     leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
     return 1 <= day <= (31, 28 + leap, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)[month - 1]
+
+
+def read_update_loosely(data: Bytes, offset: int = 0) -> Update | None:
+    """The update at `offset`, held against no rule but that it has a header and a place to end."""
+    return None if size_error(data, offset) else _unchecked(data, offset)
 
 
 def _header(data: Bytes, offset: int) -> Update:

@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from bench.errors import UsageError
+
 
 class PowerState(StrEnum):
     """What the switch says when asked."""
 
     ON = "on"
     OFF = "off"
+    UNKNOWN = "unknown"
+    """It cannot tell: the witness is then the serial line, its silence and its first byte."""
 
 
 class IncidentKind(StrEnum):
@@ -49,6 +53,15 @@ class Power(ABC):
     @abstractmethod
     def state(self) -> PowerState:
         """Read the state back."""
+
+    def reset(self) -> Mapping[str, str]:
+        """Pulse the reset line: power stays, memory may. Raises UsageError where the switch has none."""
+        raise UsageError("this power switch has no reset; off and on is `cycle`")
+
+    def cycle(self) -> Mapping[str, str]:
+        """Off, the shortest time that the machine has to be off, and on. Returns the witness of both."""
+        off = {f"off {name}": value for name, value in self.off().items()}
+        return off | dict(self.on())
 
     def incident(self) -> Incident | None:
         """The first thing that happened without being asked for; None where the switch cannot know."""

@@ -44,16 +44,25 @@ STOP_OPTIONS = ("-S", "-action", "reboot=shutdown,shutdown=pause")
 class QemuPower(Power):
     """Power of one virtual machine. `command` is QEMU's, without monitor and ``-S``, run in `folder`.
 
+    `before_run` is called when QEMU has started and the machine has not run yet.
     `changed` is called (from another thread) whenever `incident` has something new to say. QEMU's
     standard error is kept in `folder`/qemu.stderr, its command line in `folder`/qemu.command.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, *, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        changed: Callable[[], None] = lambda: None,
+        before_run: Callable[[], None] = lambda: None,
+    ) -> None:
         self._command = tuple(command)
         self._folder = folder
         self._stderr = folder / "qemu.stderr"
         self._command_file = folder / "qemu.command"
         self.changed = changed
+        self._before_run = before_run
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: QMPClient | None = None
         self._incident: Incident | None = None
@@ -73,6 +82,8 @@ class QemuPower(Power):
         self._command_file.write_text(shlex.join(self._command) + "\n", encoding="utf-8")
         try:
             loop.call(self._start(), timeout_s=START_S)
+            self._before_run()
+            loop.call(self._run(), timeout_s=START_S)
         except (QMPError, OSError, EOFError, TimeoutError) as error:
             # What QEMU wrote says more than our end of the broken conversation.
             status = self._kill()
@@ -109,7 +120,10 @@ class QemuPower(Power):
         listener = EventListener(("SHUTDOWN", "GUEST_PANICKED"))
         client.register_listener(listener)
         self._listening = asyncio.get_running_loop().create_task(self._listen(listener))
-        await client.execute("cont")
+
+    async def _run(self) -> None:
+        assert self._monitor is not None
+        await self._monitor.execute("cont")
 
     def _watch_end(self, process: subprocess.Popen[bytes]) -> None:
         """Have `_process_ended` called in the loop's thread as soon as the process ends."""

@@ -1,0 +1,69 @@
+"""`bench health`: whether a machine can be relied on."""
+
+from __future__ import annotations
+
+import json as jsons
+import secrets
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.terminal import note, say
+
+if TYPE_CHECKING:
+    from bench.health import Check
+
+MARKS = {True: "ok", False: "FAILED", None: "-"}
+
+
+def health(
+    machine: Annotated[str, typer.Argument(help="Machine of the inventory.")],
+    accept_drift: Annotated[
+        bool, typer.Option("--accept-drift", help="The firmware was changed on purpose: its fingerprint counts now.")
+    ] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Wait so long for whoever uses the machine, in seconds.")] = 0,
+    results: Annotated[Path | None, typer.Option(help="Where store and captures are (default: results/).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")] = False,
+) -> int:
+    """Examine a machine: power read back, serial line, its own system over SSH, clock, room, firmware. Leaves it off.
+
+    Two failures in a row take it offline with the reason; an examination that passes brings it back.
+    """
+    from bench.cli_power import ask
+    from bench.errors import UsageError
+    from bench.health import Health, examine
+    from bench.inventory import find_root, load_inventory
+    from bench.lab.power.choose import power_of
+    from bench.leases import lease
+    from bench.store import Store
+
+    root = find_root()
+    machines = load_inventory(root)
+    if machine not in machines:
+        raise UsageError(f"no machine {machine!r}; there are: {', '.join(machines)}")
+    chosen, where, now = machines[machine], results or root / "results", datetime.now(UTC)
+    power = power_of(chosen, ask=ask if sys.stdin.isatty() else None)
+    folder = where / "health" / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{machine}-{secrets.token_hex(2)}"
+
+    def told(check: Check) -> None:
+        if not json:
+            say(f"{MARKS[check.ok]:7} {check.name:20} {check.found}")
+
+    with (
+        lease(chosen, where, purpose="bench health", wait_s=wait, waiting=note),
+        Store(where / "bench.sqlite") as store,
+    ):
+        found = examine(chosen, Health(store), folder, power=power, accept_drift=accept_drift, told=told)
+    if json:
+        say(jsons.dumps({"ok": found.ok, "capture": str(folder), **asdict(found)}, indent=2))
+    else:
+        state = "offline" if found.condition.offline_since is not None else "online"
+        failures = f", {found.condition.failures} failed in a row" if found.condition.failures else ""
+        say(f"{machine}: {state}{failures}; captured in {folder}")
+        if found.time_to_first_byte_s is not None and chosen.wiring.time_to_post_s is None:
+            say(f"for its inventory entry: time_to_post_s = {found.time_to_first_byte_s}")
+    return 0 if found.ok else 3

@@ -1,0 +1,257 @@
+"""Whether a machine of metal can be relied on: its checks, and the state in which two failures put it.
+
+A machine is online until two examinations in a row have failed; then it is offline with the reason, and an examination
+that passes brings it back. Drift of its firmware is a failure until somebody accepts it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table
+
+from bench.errors import LabError, UsageError
+from bench.lab import metal
+from bench.lab.capture import CaptureWriter
+from bench.lab.fingerprint import SystemFacts, read_system
+from bench.lab.power import PowerState
+from bench.lab.power.switched import SwitchedPower
+from bench.lab.ssh import Ssh
+from bench.records import LabEventKind, Machine
+from bench.store import Store
+
+# So many examinations in a row have to fail before a machine is offline.
+FAILURES_TO_OFFLINE = 2
+CLOCK_S = 60.0
+FREE_BYTES = 256 << 20
+SSH_EVERY_S = 2.0
+
+_metadata = MetaData()
+_states = Table(
+    "health",
+    _metadata,
+    Column("machine", String, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("offline_since", Float),
+    Column("reason", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("examined", Float, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `ok` is None where it could not be: `found` says why."""
+
+    name: str
+    ok: bool | None
+    found: str
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How it stands with a machine."""
+
+    machine: str
+    failures: int = 0
+    """Examinations that failed in a row."""
+    offline_since: float | None = None
+    """Seconds since 1970; None: it is online."""
+    reason: str = ""
+    fingerprint: Mapping[str, str] | None = None
+    """The firmware's, as last accepted; None: never read."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What came of one."""
+
+    checks: tuple[Check, ...]
+    condition: Condition
+    time_to_first_byte_s: float | None = None
+    time_to_ssh_s: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has failed."""
+        return all(check.ok is not False for check in self.checks)
+
+
+class Health:
+    """The conditions in `store`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        with store.reading() as connection:
+            made = sa.inspect(connection).has_table(_states.name)
+        if not made:
+            with store.writing() as connection:
+                _metadata.create_all(connection)
+
+    def condition(self, machine: str) -> Condition:
+        """How it stands with `machine`; online if it was never examined."""
+        with self._store.reading() as connection:
+            row = connection.execute(sa.select(_states).where(_states.c.machine == machine)).mappings().first()
+        if row is None:
+            return Condition(machine)
+        fingerprint = json.loads(row["fingerprint"]) if row["fingerprint"] else None
+        return Condition(machine, row["failures"], row["offline_since"], row["reason"], fingerprint)
+
+    def require_online(self, machine: str) -> None:
+        """Raise LabError (component ``machine``) if it is offline, with the reason and the way back."""
+        now = self.condition(machine)
+        if now.offline_since is not None:
+            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(now.offline_since))
+            raise LabError(
+                f"{machine}: offline since {since}: {now.reason}; when that is mended: bench health {machine}",
+                component="machine",
+                witness=now.reason,
+            )
+
+    def note(self, machine: str, failed: list[str], fingerprint: Mapping[str, str] | None) -> Condition:
+        """Keep the outcome of an examination; `failed` is empty if it passed."""
+        before = self.condition(machine)
+        failures = before.failures + 1 if failed else 0
+        offline = failures >= FAILURES_TO_OFFLINE
+        since = (before.offline_since or time.time()) if offline else None
+        kept = fingerprint if fingerprint is not None else before.fingerprint
+        after = Condition(machine, failures, since, "; ".join(failed), kept)
+        row = {"machine": machine, "failures": failures, "offline_since": since, "reason": after.reason,
+               "fingerprint": json.dumps(dict(kept)) if kept is not None else "", "examined": time.time()}  # fmt: skip
+        with self._store.writing() as connection:
+            connection.execute(sa.delete(_states).where(_states.c.machine == machine))
+            connection.execute(sa.insert(_states).values(**row))
+        return after
+
+
+def examine(
+    machine: Machine,
+    health: Health,
+    folder: Path,
+    *,
+    power: SwitchedPower,
+    accept_drift: bool = False,
+    told: Callable[[Check], None] = lambda _: None,
+) -> Examination:
+    """Switch `machine` off and on, listen, log in, look around, switch it off; captured into `folder`.
+
+    The machine must be ours (`bench.leases`). Raises UsageError for a virtual machine; trouble is a failed check.
+    """
+    if machine.virtual is not None:
+        raise UsageError(f"{machine.name}: a virtual machine is made anew for each run: nothing to examine")
+    checks: list[Check] = []
+
+    def check(name: str, ok: bool | None, found: str) -> bool:
+        checks.append(Check(name, ok, found))
+        told(checks[-1])
+        return ok is not False
+
+    times: dict[str, float] = {}
+    facts: SystemFacts | None = None
+    try:
+        with _captured(machine, folder) as capture:
+            check("serial port", True, f"{machine.serial_url} opens")
+            try:
+                _switched_off(power, check)
+                facts = _known_good(machine, power, capture, check, times)
+            finally:
+                left = power.off()
+                check("left off", True, left["state"] if "state" in left else left.get("own switch", "off"))
+    except LabError as error:
+        check(error.component, False, str(error))
+    known = health.condition(machine.name).fingerprint
+    new = _judge_system(facts, known, accept_drift, check) if facts is not None else None
+    failed = [f"{one.name}: {one.found}" for one in checks if one.ok is False]
+    condition = health.note(machine.name, failed, new)
+    return Examination(tuple(checks), condition, times.get("first byte"), times.get("ssh"))
+
+
+@contextmanager
+def _captured(machine: Machine, folder: Path) -> Iterator[CaptureWriter]:
+    info = {"machine": machine.name, "model": machine.model, "image": "known-good", "virtual": False}
+    with CaptureWriter(
+        folder, url=machine.serial_url, baud=machine.serial_baud, info=info, reconnect_s=metal.RECONNECT_S
+    ) as capture:
+        yield capture
+
+
+_Check = Callable[[str, bool | None, str], bool]
+
+
+def _switched_off(power: SwitchedPower, check: _Check) -> None:
+    power.off()
+    if not power.readable:
+        check("power read back", None, "this switch cannot tell")
+        return
+    state = power.state()
+    check("power read back", state is PowerState.OFF, f"says {state} after off")
+
+
+def _known_good(
+    machine: Machine, power: SwitchedPower, capture: CaptureWriter, check: _Check, times: dict[str, float]
+) -> SystemFacts | None:
+    """Boot what the machine boots by itself; what its system says, if it can be asked."""
+    capture.await_first()
+    begun, at_s = time.monotonic(), capture.elapsed_s
+    capture.event(LabEventKind.POWER_ON, power.on())
+    allowed_s = metal.post_s(machine)
+    if power.readable:
+        state = power.state()
+        check("power read back", state is PowerState.ON, f"says {state} after on")
+    access = machine.wiring.ssh
+    facts = None
+    if access is not None:
+        last: LabError | None = None
+        while facts is None and time.monotonic() - begun < allowed_s:
+            try:
+                with Ssh(access, timeout_s=min(15.0, allowed_s)) as ssh:
+                    times["ssh"] = round(time.monotonic() - begun, 1)
+                    facts = read_system(ssh)
+            except LabError as error:
+                last = error
+                if getattr(error, "trouble", "") == "refuses":
+                    break
+                time.sleep(SSH_EVERY_S)
+        said = f"{facts.kernel} after {times['ssh']} s" if facts else f"not within {allowed_s:g} s: {last}"
+        check("known-good system", facts is not None, said)
+    else:
+        check("known-good system", None, "no [ssh] in the inventory")
+        while capture.first is None and time.monotonic() - begun < allowed_s:
+            capture.wait_change(capture.size, timeout_s=0.5)
+    if capture.first is not None:
+        times["first byte"] = round(capture.first.at_s - at_s, 1)
+        check("serial line", True, f"first byte after {times['first byte']} s, {capture.size} bytes")
+    else:
+        check("serial line", False, f"no byte in {time.monotonic() - begun:.0f} s of a boot")
+    return facts
+
+
+def _judge_system(
+    facts: SystemFacts, known: Mapping[str, str] | None, accept_drift: bool, check: _Check
+) -> Mapping[str, str] | None:
+    """Look at what the system said; the fingerprint to keep, or None for the one that is kept."""
+    check("clock", abs(facts.clock_off_s) <= CLOCK_S, f"{facts.clock_off_s:+.0f} s from ours, {CLOCK_S:g} are allowed")
+    free, needed = facts.free_bytes >> 20, FREE_BYTES >> 20
+    check("room in /boot", facts.free_bytes >= FREE_BYTES, f"{free} MiB free, {needed} are needed")
+    drift = differences(known, facts.fingerprint) if known is not None else []
+    if not drift:
+        check("firmware", True, "as before" if known is not None else f"{len(facts.fingerprint)} facts noted")
+        return facts.fingerprint if known is None else None
+    check("firmware", accept_drift, ("accepted: " if accept_drift else "has changed: ") + "; ".join(drift))
+    return facts.fingerprint if accept_drift else None
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Each fact that is not as it was, in words."""
+    names = [*before, *(name for name in now if name not in before)]
+    return [
+        f"{name} was {before.get(name, 'not there')!r}, is {now.get(name, 'not there')!r}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]

@@ -1,0 +1,129 @@
+"""The machines of the lab, read from ``inventory/``: TOML files, one machine each, and the table of quirks.
+
+`inventory/README.md` explains every key. Whatever is wrong with a file becomes a UsageError that names
+the file, the key and what is allowed; nothing is guessed and nothing unknown is passed over.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from bench.errors import UsageError
+from bench.inventory.conflicts import Problem, conflicts, warnings
+from bench.inventory.keys import QEMU_CPUS, MachineFile, QuirkRow, QuirksFile, virtual
+from bench.inventory.metal import MetalFile, metal
+from bench.inventory.reading import read
+from bench.inventory.values import UNITS
+from bench.records import Machine
+
+__all__ = ["QEMU_CPUS", "UNITS", "Problem", "Survey", "find_root", "load_inventory", "schema", "survey"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The machines of a folder that could be read, and all that is wrong or doubtful."""
+
+    machines: Mapping[str, Machine]
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """What keeps the inventory from being used."""
+        return tuple(problem for problem in self.problems if problem.error)
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The lab's folder: ``BENCH_ROOT``, or the nearest folder at or above `start` (default: the working directory)
+    that has ``inventory/`` and ``firmware-images/``. Raises UsageError if there is none."""
+    named = os.environ.get("BENCH_ROOT")
+    places = [Path(named)] if named else [(start or Path.cwd()).absolute(), *(start or Path.cwd()).absolute().parents]
+    for place in places:
+        if (place / "inventory").is_dir() and (place / "firmware-images").is_dir():
+            return place
+    where = f"BENCH_ROOT={named} has" if named else f"neither {places[0]} nor a folder above it has"
+    raise UsageError(f"{where} no inventory/ and firmware-images/; go to the lab's folder or set BENCH_ROOT to it")
+
+
+def load_inventory(root: Path) -> dict[str, Machine]:
+    """All machines of the lab at `root` by name: the virtual ones, then those of metal, each in order of their names.
+
+    Raises UsageError (file, key, what is allowed) for the first thing that is wrong with a file.
+    """
+    found = survey(root / "inventory")
+    for problem in found.errors:
+        raise UsageError(str(problem))
+    return dict(found.machines)
+
+
+def survey(folder: Path) -> Survey:
+    """Read ``virtual/*.toml``, ``machines/*.toml`` and ``quirks.toml`` of `folder`; one problem a file at most."""
+    problems: list[Problem] = []
+    rows: list[QuirkRow] = []
+    machines: dict[Path, Machine] = {}
+    if (folder / "quirks.toml").exists():
+        with _noting(folder / "quirks.toml", problems):
+            rows = read(folder / "quirks.toml", QuirksFile).quirk
+    for path in sorted((folder / "virtual").glob("*.toml")):
+        with _noting(path, problems):
+            file = read(path, MachineFile)
+            machines[path] = _with_quirks(virtual(path, file), rows)
+            machines[path] = replace(machines[path], wiring=replace(machines[path].wiring, mac=file.mac or ""))
+    for path in sorted((folder / "machines").glob("*.toml")):
+        with _noting(path, problems):
+            metal_file = read(path, MetalFile)
+            machine = metal(path, metal_file, folder.parent)
+            machines[path] = _with_quirks(machine, rows, named=_named(path, metal_file.quirks, rows))
+    problems += [*_names(machines), *conflicts(machines), *warnings(machines)]
+    return Survey({machine.name: machine for machine in machines.values()}, tuple(problems))
+
+
+class _noting:
+    """Turns a UsageError into a problem."""
+
+    def __init__(self, path: Path, problems: list[Problem]) -> None:
+        self._path, self._problems = path, problems
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, UsageError):
+            self._problems.append(Problem(self._path, str(error).removeprefix(f"{self._path}: ")))
+            return True
+        return False
+
+
+def _names(machines: Mapping[Path, Machine]) -> Iterator[Problem]:
+    names: dict[str, Path] = {}
+    for path, machine in machines.items():
+        if machine.name in names:
+            yield Problem(path, f"name: {machine.name!r} is already the name of {names[machine.name]}")
+        elif machine.name != path.stem:
+            yield Problem(path, f"name: {machine.name!r} is not the file's name; allowed: {path.stem!r}")
+        names.setdefault(machine.name, path)
+
+
+def _named(path: Path, names: Iterable[str], rows: Iterable[QuirkRow]) -> tuple[str, ...]:
+    effects = {row.name: row.effect for row in rows}
+    for name in names:
+        if name not in effects:
+            known = ", ".join(effects) or "none"
+            raise UsageError(f"{path}: quirks: no row {name!r} in quirks.toml; there are: {known}")
+    return tuple(effects[name] for name in names)
+
+
+def _with_quirks(machine: Machine, rows: Iterable[QuirkRow], *, named: tuple[str, ...] = ()) -> Machine:
+    applying = (row.effect for row in rows if row.applies.to(machine))
+    return replace(machine, quirks=tuple(dict.fromkeys((*applying, *named))))
+
+
+def schema(kind: Literal["machines", "virtual", "quirks"]) -> dict[str, Any]:
+    """JSON Schema (2020-12) of the files of a kind: ``machines/*.toml``, ``virtual/*.toml`` or ``quirks.toml``."""
+    models: dict[str, type[BaseModel]] = {"machines": MetalFile, "virtual": MachineFile, "quirks": QuirksFile}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | models[kind].model_json_schema()

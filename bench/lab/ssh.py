@@ -1,0 +1,194 @@
+"""SSH to hosts whose key is pinned, with a deadline on everything.
+
+The pinned key is checked before anything of ours, user name included, is sent; there is no way to accept another.
+`Channel.recv_exit_status` is not used: it heeds no time limit (paramiko issue 1815).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import paramiko
+from paramiko.pkey import UnknownKeyType
+
+from bench.errors import LabError, UsageError
+from bench.hardware import SshAccess
+from bench.lab.text import escape
+
+# paramiko logs a traceback for every connection that ends badly; here each becomes an SshError.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+COMPONENT = "SSH"
+CONNECT_S = 15.0
+OUTPUT_BYTES = 1 << 20
+_POLL_S = 0.02
+
+
+class SshError(LabError):
+    """The way to the host failed; `trouble` is one word for how."""
+
+    def __init__(self, message: str, trouble: str, *, component: str, witness: str = "") -> None:
+        super().__init__(message, component=component, witness=witness)
+        self.trouble = trouble
+        """``unreachable``, ``refuses`` (host key, user, key) or ``hangs``."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command came to."""
+
+    status: int
+    """Its exit code; -1 if a signal ended it."""
+    output: bytes
+    complaints: bytes
+
+
+class Ssh:
+    """An open connection; close it, or use it in a `with`.
+
+    Raises SshError (component ``SSH HOST``), UsageError if the pinned key or the key file cannot be read.
+    """
+
+    def __init__(self, access: SshAccess, *, timeout_s: float = CONNECT_S) -> None:
+        self.component = f"{COMPONENT} {access.host}"
+        self._access = access
+        key_type, key = pinned(access.host_key)
+        name = access.host if access.port == 22 else f"[{access.host}]:{access.port}"
+        self._client = paramiko.SSHClient()
+        self._client.get_host_keys().add(name, key_type, key)
+        self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        try:
+            self._connect(timeout_s)
+        except BaseException:
+            self._client.close()
+            raise
+
+    def _connect(self, timeout_s: float) -> None:
+        access, begun = self._access, time.monotonic()
+        key_file = str(Path(access.key_file).expanduser()) if access.key_file else None
+        if key_file and not Path(key_file).is_file():
+            raise UsageError(f"{self.component}: no key file {key_file}")
+        try:
+            self._client.connect(
+                access.host,
+                access.port,
+                access.user,
+                key_filename=key_file,
+                allow_agent=not key_file,
+                look_for_keys=False,
+                timeout=timeout_s,
+                banner_timeout=timeout_s,
+                auth_timeout=timeout_s,
+                channel_timeout=timeout_s,
+            )
+        except paramiko.BadHostKeyException as error:
+            offered = f"{error.key.get_name()} {error.key.get_base64()}"
+            raise self._failed(f"shows another host key than the pinned one: {offered}", "refuses", offered) from error
+        except paramiko.PasswordRequiredException as error:
+            raise UsageError(f"{self.component}: {key_file} has a passphrase: load it into an agent") from error
+        except paramiko.AuthenticationException as error:
+            words = str(error)
+            trouble = "hangs" if "timeout" in words.lower() else "refuses"
+            raise self._failed(f"does not let {access.user} in: {words}", trouble, words) from error
+        except (TimeoutError, paramiko.ssh_exception.NoValidConnectionsError) as error:
+            raise self._failed(f"port {access.port}: {error}", "unreachable", str(error)) from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            words = f"{type(error).__name__}: {error}"
+            # A server that took the connection and then said nothing; RejectPolicy's refusal is among the others.
+            hangs = time.monotonic() - begun >= 0.95 * timeout_s
+            refuses = "not found in known_hosts" in words or "Incompatible" in words
+            trouble = "hangs" if hangs else "refuses" if refuses else "unreachable"
+            raise self._failed(words, trouble, words) from error
+
+    def _failed(self, message: str, trouble: str, witness: str) -> SshError:
+        safe = escape(message.encode())
+        return SshError(
+            f"{self.component}: {safe}", trouble, component=self.component, witness=escape(witness.encode())
+        )
+
+    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"") -> Finished:
+        """Run `command` by the user's login shell, all in `timeout_s`; output beyond 1 MiB is thrown away.
+
+        Raises SshError if it does not end in time or the connection breaks.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            transport = self._client.get_transport()
+            if transport is None:
+                raise EOFError("the connection is closed")
+            channel = transport.open_session(timeout=timeout_s)
+            try:
+                channel.settimeout(timeout_s)
+                channel.exec_command(command)
+                if stdin:
+                    channel.sendall(stdin)
+                channel.shutdown_write()
+                return self._attend(channel, command, deadline, timeout_s)
+            finally:
+                channel.close()
+        except TimeoutError as error:
+            raise self._late(command, timeout_s) from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            words = f"{type(error).__name__}: {error}"
+            trouble = "hangs" if "Timeout" in words else "unreachable"
+            raise self._failed(f"`{command}`: {words}", trouble, words) from error
+
+    def _attend(self, channel: paramiko.Channel, command: str, deadline: float, timeout_s: float) -> Finished:
+        output, complaints = bytearray(), bytearray()
+        while True:
+            # Read the flag first: what came before it was set is then still read.
+            ended = channel.exit_status_ready()
+            while channel.recv_ready():
+                output += channel.recv(1 << 16)
+            while channel.recv_stderr_ready():
+                complaints += channel.recv_stderr(1 << 16)
+            del output[OUTPUT_BYTES:], complaints[OUTPUT_BYTES:]
+            if ended and (channel.eof_received or channel.closed):
+                return Finished(channel.exit_status, bytes(output), bytes(complaints))
+            if channel.closed:
+                raise EOFError("the connection broke")
+            if time.monotonic() > deadline:
+                raise self._late(command, timeout_s)
+            time.sleep(_POLL_S)
+
+    def _late(self, command: str, timeout_s: float) -> SshError:
+        words = f"no end within {timeout_s:g} s"
+        return self._failed(f"`{command}`: {words}", "hangs", words)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def pinned(host_key: str) -> tuple[str, paramiko.PKey]:
+    """Type and key of a pinned host key in the form of known_hosts. Raises UsageError if it is none."""
+    words = host_key.split()
+    try:
+        if len(words) < 2:
+            raise ValueError("it has the form: type and key, as in known_hosts")
+        return words[0], paramiko.PKey.from_type_string(words[0], base64.b64decode(words[1], validate=True))
+    except (ValueError, binascii.Error, paramiko.SSHException, UnknownKeyType) as error:
+        raise UsageError(f"host_key {host_key!r}: not a host key: {error}; `ssh-keyscan HOST` shows it") from error
+
+
+def port_open(host: str, port: int, *, timeout_s: float) -> bool:
+    """Whether somebody takes a TCP connection there."""
+    try:
+        socket.create_connection((host, port), timeout_s).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,186 @@
+"""What a boot's microcode came to, from its capture: the kernel's own lines, /proc/cpuinfo, and what the virtual
+processors have seen; and how that differs from the prediction.
+
+Nothing in the kernel's lines would tell that the serial line has lost a byte. So init says them once more, from the
+kernel's log, and shows /proc/cpuinfo twice: where two readings of one thing differ, the line is damaged, and a reading
+that is as predicted is believed. Only if all readings are the same is a difference the kernel's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from bench.parse.kernel import read_kernel_log
+from bench.parse.kernel_microcode import Microcode
+from bench.records import Capture, LabEventKind
+from bench.sim.ucode_load import EarlyLoad, End
+
+LOG_WORDS = ("microcode", "MAX_CPIO_FILE_NAME")
+_INIT = b"bench-init: "
+_LOG = b"log: "
+_STAMP = re.compile(rb"^(?:\[ *\d+\.\d+\] )?")
+_OURS = re.compile(rb"microcode: |CPU\d+ microcode updated early|File \S+ exceeding MAX_CPIO_FILE_NAME")
+_CPUINFO = re.compile(rb"^(processor|microcode)\s*: (\S+)\s*$")
+_PANIC = b"Kernel panic - not syncing"
+_SHOWN_PARTS = 8
+_Reading = TypeVar("_Reading")
+
+
+@dataclass(frozen=True)
+class Write:
+    """A WRMSR 0x79 that a virtual processor has seen."""
+
+    processor: int
+    revision: int | None
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One boot: each thing as often as it was said."""
+
+    lines: tuple[tuple[str, ...], ...]
+    """The kernel's lines: from the console, and, if init came, from its log."""
+    shown: tuple[dict[int, int], ...]
+    """Revision of each processor in /proc/cpuinfo, by its number."""
+    writes: tuple[Write, ...]
+    end: str
+    """``boots``, ``reset``, ``hang``, ``panic``, or what else ended the boot."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field in which prediction and observation are not equal."""
+
+    field: str
+    predicted: str
+    observed: str
+
+
+def observe(capture: Capture, record: Path) -> Observed:
+    """Read a capture, and the record of its virtual processors (absent if nothing was written)."""
+    parts = capture.data.split(_INIT)
+    lines = [tuple(_lines(parts[0]))]
+    lines += [tuple(_lines(_logged(parts[1])))] if len(parts) > 1 else []
+    shown = [dict(_cpuinfo(part)) for part in (parts[:1] + parts[2:3])] if len(parts) > 1 else []
+    return Observed(tuple(lines), tuple(shown), tuple(_writes(record)), _end(capture))
+
+
+def _logged(part: bytes) -> bytes:
+    return b"\n".join(line.removeprefix(_LOG) for line in part.split(b"\n") if line.startswith(_LOG))
+
+
+def _lines(data: bytes) -> Iterator[str]:
+    for line in data.split(b"\n"):
+        text = line.strip(b"\r")
+        stamp = _STAMP.match(text)
+        text = text[stamp.end() if stamp else 0 :]
+        if _OURS.match(text):
+            yield text.decode("ascii", "backslashreplace")
+
+
+def _cpuinfo(data: bytes) -> Iterator[tuple[int, int]]:
+    """/proc/cpuinfo: a processor without a revision has no line of it, which stands for 0."""
+    processor, revision = None, 0
+    for line in data.split(b"\n"):
+        match = _CPUINFO.match(line.strip(b"\r"))
+        if match and match[1] == b"processor":
+            if processor is not None:
+                yield processor, revision
+            processor, revision = _number(match[2], 10), 0
+        elif match and processor is not None:
+            revision = _number(match[2], 16)
+    if processor is not None:
+        yield processor, revision
+
+
+def _number(digits: bytes, base: int) -> int:
+    """-1 for what is no number: nothing is predicted to be that."""
+    try:
+        return int(digits, base)
+    except ValueError:
+        return -1
+
+
+def _writes(record: Path) -> Iterator[Write]:
+    if not record.is_file():
+        return
+    for line in record.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        yield Write(row["processor"], row["revision"], row["before"], row["after"])
+
+
+def _end(capture: Capture) -> str:
+    kinds = {event.kind for event in capture.events}
+    if LabEventKind.MARKER in kinds:
+        return End.BOOTS
+    if _PANIC in capture.data:
+        return "panic"
+    if LabEventKind.RESET in kinds:
+        return End.RESET
+    if kinds & {LabEventKind.SILENCE, LabEventKind.DEADLINE}:
+        return End.HANG
+    last = capture.events[-2].kind if len(capture.events) > 1 else "nothing"
+    return f"ended by {last}"
+
+
+def compare(predicted: EarlyLoad, observed: Observed) -> tuple[list[Difference], str]:
+    """Every field that is not equal; and, if that cannot be said, how the serial line is damaged."""
+    found: list[Difference] = []
+    damage: list[str] = []
+
+    def hold(field: str, expected: _Reading, readings: Sequence[_Reading]) -> None:
+        if expected in readings:
+            return
+        if any(reading != readings[0] for reading in readings):
+            damage.append(f"{field}: one reading is {_text(readings[0])}, another {_text(readings[1])}")
+        else:
+            found.append(Difference(field, _text(expected), _text(readings[0]) if readings else "nothing"))
+
+    hold("end", str(predicted.end), [observed.end])
+    # What is said before there is a console is lost with a boot that ends there.
+    lost = predicted.end is not End.BOOTS and predicted.at == 0
+    hold("lines", () if lost else predicted.lines, observed.lines)
+    if predicted.end is End.BOOTS:
+        listed = {p: revision for p, revision in enumerate(predicted.shown) if revision is not None}
+        hold("cpuinfo", listed, observed.shown)
+    hold("understood", _statements(predicted.lines), [_understood(predicted.lines)])
+    expected = [Write(w.processor, w.revision, w.before, w.after) for w in predicted.writes]
+    seen = list(observed.writes)
+    # From 6.5 on the others start side by side: theirs may come in any order.
+    hold("first write", expected[:1], [seen[:1]])
+    hold("writes", sorted(expected, key=_by_processor), [sorted(seen, key=_by_processor)])
+    return found, "; ".join(damage)
+
+
+def _statements(lines: Sequence[str]) -> int:
+    return sum(not line.startswith("File ") for line in lines)
+
+
+def _understood(lines: Sequence[str]) -> int:
+    """How many statements the reader of kernel logs makes of these lines: all, or `bench parse` would miss some."""
+    read = read_kernel_log("\n".join(lines).encode())
+    return sum(isinstance(thing, Microcode) for thing in read)
+
+
+def _by_processor(write: Write) -> int:
+    return write.processor
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {v:#x}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        parts = [
+            f"processor {w.processor}: {w.before:#x} -> {w.after:#x} by {w.revision or 0:#x}"
+            if isinstance(w, Write) else str(w) for w in value
+        ]  # fmt: skip
+        more = f"; and {len(parts) - _SHOWN_PARTS} more" if len(parts) > _SHOWN_PARTS else ""
+        return ("; ".join(parts[:_SHOWN_PARTS]) or "none") + more
+    return str(value)

@@ -1,0 +1,274 @@
+"""One case, one machine, one kernel: predict, boot, observe, compare. And many of them, side by side."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.errors import LabError, UsageError
+from bench.images.guest_init import build_init, init_archive
+from bench.images.kernel_image import KernelImage
+from bench.images.microcode_package import Package
+from bench.images.msr_sites import find_msr_sites
+from bench.inventory import load_inventory
+from bench.lab.boot import Limits, Load, boot
+from bench.lab.virtual_cpu import RECORD
+from bench.microcode.cases import Case, Ground, Trial
+from bench.microcode.observe import LOG_WORDS, Difference, Observed, compare, observe
+from bench.parse.capture_file import read_captures
+from bench.records import Machine, MsrSite, ScenarioResult, Verdict, worst
+from bench.sim.ucode_load import EarlyLoad, LoadOffer, predict_early
+from bench.sim.ucode_loaders import Loader, loader_of
+from bench.store import RunRecord, Store
+from bench.wire import encode
+from bench.x86.microcode_build import build_update
+from bench.x86.microcode_set import best_match, stored_updates
+from bench.x86.signature import platform_flag
+
+COMMAND_LINE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1"
+MEMORY_BYTES = 256 << 20
+# A processor that does not come up is waited for 10 s (6.5 and newer): longer than that has to pass in silence.
+LIMITS = Limits(first_byte_s=25, silence_s=25, total_s=180)
+# Everything twice: a serial line may lose a byte, and nothing in these lines would tell.
+_STEPS = (
+    "show /proc/cpuinfo", "say bench-init: the kernel's log", f"log {' '.join(LOG_WORDS)}",
+    "say bench-init: again", "show /proc/cpuinfo",
+)  # fmt: skip
+_MADE_UP_REVISION = 0x100
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel that cases are run on."""
+
+    name: str
+    kernel: Path
+    release: str
+    sha256: str
+    sites: tuple[MsrSite, ...]
+    init: bytes
+    words: str = ""
+    """What it wants on its command line."""
+
+    @property
+    def loader(self) -> Loader:
+        """Its generation."""
+        return loader_of(self.release)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one boot of a case. `why` says what broke, if nothing could be compared."""
+
+    case: str
+    subject: str
+    image_sha256: str
+    machine: str
+    model: str
+    signature: int
+    verdict: Verdict
+    predicted: EarlyLoad
+    observed: Observed | None
+    differences: tuple[Difference, ...]
+    seconds: float
+    folder: str
+    why: str = ""
+
+
+def subject_of(root: Path, image: KernelImage) -> Subject:
+    """A built kernel as a subject. Raises UsageError if it has no microcode loader, or no symbols."""
+    # With the trace, a kernel would end the boot before init does.
+    words = "bench.done=init" if image.traced else ""
+    sites = find_msr_sites(image.folder)
+    return Subject(image.name, image.kernel, image.release, image.sha256, sites, build_init(root), words)
+
+
+def ground_of(machine: Machine, package: Package | None, *, processors: int = 2, bios: int | None = None) -> Ground:
+    """A machine's signature and platform with Intel's newest update for it, or with a made-up one.
+
+    Raises UsageError if the package has none.
+    """
+    if package is None:
+        made = build_update(
+            signature=machine.signature, platform_flags=platform_flag(machine.platform_id),
+            revision=_MADE_UP_REVISION, date=0x03062023, data=bytes(2000),
+        )  # fmt: skip
+        return Ground(machine.signature, machine.platform_id, made, processors, bios)
+    updates = list(stored_updates(package.file(machine.model)))
+    best = best_match(updates, machine.signature, platform_flag(machine.platform_id))
+    if best is None:
+        raise UsageError(
+            f"{machine.name}: Intel's file for {machine.model} has no update for platform id {machine.platform_id}"
+        )
+    return Ground(machine.signature, machine.platform_id, best.data, processors, bios)
+
+
+def machine_of(root: Path, name: str, trial: Trial) -> Machine:
+    """The inventory's machine as a case wants it: small, and with the trial's processors."""
+    found = load_inventory(root).get(name)
+    if found is None or found.virtual is None:
+        raise UsageError(f"{name}: not a virtual machine of the inventory; `bench inventory list` names them")
+    properties = tuple(p for p in found.virtual.properties if not p.startswith("hypervisor="))
+    if not trial.hypervisor:
+        properties += ("hypervisor=off",)
+    spec = replace(found.virtual, properties=properties, processors=trial.processors, microcode=trial.rules)
+    return replace(found, virtual=spec, memory_bytes=MEMORY_BYTES)
+
+
+def initrd_of(trial: Trial, subject: Subject) -> bytes:
+    """The trial's early part, then the init that shows /proc/cpuinfo and ends the boot."""
+    done = encode(0, "done", {}, nonce=0).decode().strip()
+    early = trial.early + bytes(-len(trial.early) % 16)
+    return early + init_archive(subject.init, [*_STEPS, f"say {done}"])
+
+
+def offer_of(trial: Trial, initrd: bytes, command_line: str) -> LoadOffer:
+    """What the loader is offered. Where the initrd lies matters by its alignment alone, and it is a page's."""
+    return LoadOffer(initrd, len(initrd), 0, command_line, trial.hypervisor, trial.processors)
+
+
+def run_case(
+    root: Path,
+    case: Case,
+    machine_name: str,
+    ground: Ground,
+    subject: Subject,
+    folder: Path,
+    *,
+    words: str = "nokaslr",
+    limits: Limits = LIMITS,
+    cancel: threading.Event | None = None,
+) -> Result:
+    """One boot into `folder`. Trouble of the lab's own becomes a MISS; UsageError is raised."""
+    trial = case.make(ground)
+    machine = machine_of(root, machine_name, trial)
+    command_line = " ".join(part for part in (COMMAND_LINE, subject.words, words, trial.words) if part)
+    initrd = initrd_of(trial, subject)
+    predicted = predict_early(subject.loader, trial.rules, offer_of(trial, initrd, command_line))
+    meta = {
+        "image": subject.name, "nonce": "0", "virtual": True, "case": case.name, "command_line": command_line,
+        "prediction": json.loads(json.dumps(asdict(predicted), default=str)),
+    }  # fmt: skip
+    began = time.monotonic()
+
+    def result(verdict: Verdict, seen: Observed | None, found: Sequence[Difference], why: str = "") -> Result:
+        seconds = round(time.monotonic() - began, 2)
+        return Result(
+            case.name, subject.name, subject.sha256, machine.name, machine.model, machine.signature, verdict,
+            predicted, seen, tuple(found), seconds, str(folder), why,
+        )  # fmt: skip
+
+    try:
+        load = Load(subject.kernel, initrd, command_line, msr_sites=subject.sites)
+        boot(machine, load, folder, meta=meta, limits=limits, cancel=cancel)
+    except LabError as error:
+        return result(Verdict.MISS, None, (), f"{error.component}: {error}")
+    (capture,) = read_captures(folder)
+    seen = observe(capture, folder / RECORD)
+    found, damage = compare(predicted, seen)
+    if seen.end.startswith("ended by"):
+        return result(Verdict.MISS, seen, found, seen.end)
+    if damage:
+        return result(Verdict.MISS, seen, found, f"serial line: {damage}")
+    return result(Verdict.FAIL if found else Verdict.PASS, seen, found)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the matrix, to be run `times` times."""
+
+    case: Case
+    machine: str
+    ground: Ground
+    subject: Subject
+    times: int = 1
+
+
+def run_matrix(
+    root: Path,
+    cells: Sequence[Cell],
+    results: Path,
+    *,
+    jobs: int,
+    words: str = "nokaslr",
+    told: Callable[[Result], None] = lambda _: None,
+) -> Iterator[Result]:
+    """Every boot of every cell, as they end. `told` is called from this thread. Ctrl-C ends the boots that run."""
+    started = datetime.now(UTC)
+    base = results / "captures" / f"{started:%Y-%m-%d}" / f"{started:%H%M%S}-microcode"
+    cancel = threading.Event()
+    orders = [(cell, number) for cell in cells for number in range(cell.times)]
+    with ThreadPoolExecutor(jobs, thread_name_prefix="microcode case") as pool:
+        futures = []
+        for at, (cell, number) in enumerate(orders):
+            kernel = cell.subject.name.replace("/", "_")
+            folder = base / f"{at + 1:04d}-{kernel}-{cell.machine}-{cell.case.name}-{number + 1}"
+            futures.append(
+                pool.submit(
+                    run_case, root, cell.case, cell.machine, cell.ground, cell.subject, folder,
+                    words=words, cancel=cancel,
+                )
+            )  # fmt: skip
+        try:
+            for future in as_completed(futures):
+                outcome = future.result()
+                told(outcome)
+                yield outcome
+        except BaseException:
+            cancel.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def save(results: Path, outcomes: Sequence[Result]) -> None:
+    """Store what came of it: a run for each kernel and machine, a scenario for each case, with the boots that agreed
+    (`predicted`) out of those that were made (`windows`)."""
+    started = datetime.now(UTC)
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.subject, outcome.machine), []).append(outcome)
+    if not groups:
+        return
+    with Store(results / "bench.sqlite") as store:
+        for (subject, machine), group in groups.items():
+            store.save_run(_record(subject, machine, group, started))
+
+
+def _record(subject: str, machine: str, group: Sequence[Result], started: datetime) -> RunRecord:
+    cases = list(dict.fromkeys(outcome.case for outcome in group))
+    scenarios = []
+    for name in cases:
+        boots = [outcome for outcome in group if outcome.case == name]
+        agreed = sum(outcome.verdict is Verdict.PASS for outcome in boots)
+        scenarios.append(
+            ScenarioResult(
+                scenario=f"microcode/{name}", verdict=worst([o.verdict for o in boots]), windows=len(boots),
+                predicted=agreed, reason=next((_reason(o) for o in boots if o.verdict is not Verdict.PASS), ""),
+            )
+        )  # fmt: skip
+    return RunRecord(
+        machine=machine,
+        model=group[0].model,
+        signature=group[0].signature,
+        image=subject,
+        image_sha256=group[0].image_sha256,
+        virtual=True,
+        started=started,
+        seconds=round(sum(o.seconds for o in group), 2),
+        capture=str(Path(group[0].folder).parent),
+        verdict=worst([s.verdict for s in scenarios]),
+        scenarios=tuple(scenarios),
+    )
+
+
+def _reason(outcome: Result) -> str:
+    if outcome.why:
+        return outcome.why
+    first = outcome.differences[0]
+    return f"{first.field}: predicted {first.predicted}, observed {first.observed}"

@@ -1,0 +1,395 @@
+"""What a boot's early microcode loading should do: which update is found, chosen and written, what each processor then
+runs, and what the kernel says.
+
+To be read beside load_ucode_bsp, load_ucode_ap, scan_microcode and apply_microcode_early of the releases that
+`ucode_loaders` names. The processor's part is `bench.x86.microcode_processor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bench.sim.ucode_loaders import Announcement, Choice, Loader, Others
+from bench.sim.ucode_scan import CpioData, InitrdReads, Range, Scanned, find_cpio_data, next_update
+from bench.x86.microcode import HEADER_BYTES, Update, read_update_loosely
+from bench.x86.microcode_processor import Act, ProcessorRules, answer
+from bench.x86.signature import processor as processor_of
+
+DRIVER_VERSION = "2.2"
+_FAMILY_AND_MODEL = 0x0FFF0FF0
+# Erratum GNR98 (Granite Rapids X, stepping 1): the revision that must not be jumped over.
+_GNR98_SIGNATURE, _GNR98_FLAGS, _GNR98_REVISION = 0xA06D1, 0x95, 0x1000405
+
+
+@dataclass(frozen=True)
+class LoadOffer:
+    """What one boot offers the loader."""
+
+    initrd: bytes
+    """From its beginning, as far as the search comes."""
+    initrd_bytes: int
+    phys_initrd: int = 0
+    command_line: str = ""
+    hypervisor: bool = False
+    """CPUID leaf 1 ECX bit 31."""
+    processors: int = 1
+    running: tuple[int, ...] = ()
+    """Revision of each core before the boot, if not the BIOS's: after kexec."""
+
+
+class End(StrEnum):
+    """How the loading of all processors ends."""
+
+    BOOTS = "boots"
+    HANG = "hang"
+    """A processor does not come back from its write."""
+    RESET = "reset"
+    RETRY = "retries for ever"
+    """A processor that refuses scans and writes again, without end."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """One WRMSR 0x79."""
+
+    processor: int
+    offset: int
+    """Of the update's header in the initrd."""
+    revision: int
+    before: int
+    after: int
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class EarlyLoad:
+    """The prediction. Lines are the kernel's words, without a time stamp, in their order."""
+
+    looked: str
+    """Empty if the loader looked for updates; otherwise why it did not."""
+    found: CpioData | None
+    accesses: tuple[Range, ...]
+    """What the first processor reads of the initrd up to its choice."""
+    writes: tuple[Write, ...]
+    runs: tuple[int, ...]
+    """Revision that each logical processor runs when all have started."""
+    shown: tuple[int | None, ...]
+    """Revision in /proc/cpuinfo; None for a processor that did not come up."""
+    lines: tuple[str, ...]
+    end: End
+    at: int | None = None
+    """The logical processor at which it ended, if it did not boot."""
+
+
+def switched_off(loader: Loader, offer: LoadOffer, signature: int) -> str:
+    """Why the loader does not look at all; empty if it does. (The bench's processors are all Intel's.)"""
+    if processor_of(signature).family < 6:
+        return f"family {processor_of(signature).family} is too old"
+    if loader.hypervisor_test and offer.hypervisor:
+        return "CPUID says that there is a hypervisor"
+    words = offer.command_line.split()
+    for switch in loader.switches:
+        name, _, value = switch.partition("=")
+        if value:
+            given = [w.removeprefix(f"{name}=") for w in words if w.startswith(f"{name}=")]
+            if given and value in given[-1].split(","):
+                return f"{name}={given[-1]} is on the command line"
+        elif name in words:
+            return f"{name} is on the command line"
+    return ""
+
+
+# --- which update ----------------------------------------------------------------------------------------------------
+
+
+def fits(loader: Loader, signature: int, flags: int, own_signature: int, own_flags: int) -> bool:
+    """Whether signature and flags of an update (or of one of its rows) are a processor's own."""
+    if signature != own_signature:
+        return False
+    if loader.no_flags_match_any:
+        return not flags or bool(flags & own_flags)
+    return (not flags and not own_flags) or bool(flags & own_flags)
+
+
+def suits(loader: Loader, update: Update, signature: int, flags: int) -> bool:
+    """Whether the loader takes an update, by its header or its table, to be for a processor."""
+    return any(fits(loader, own, mask, signature, flags) for own, mask in update.identities)
+
+
+def _passes_filter(loader: Loader, update: Update, signature: int, flags: int) -> bool:
+    """Which updates are looked at at all: up to 6.0 those of the processor's family and model."""
+    if not loader.filter_by_model:
+        return suits(loader, update, signature, flags)
+    return any(not (own ^ signature) & _FAMILY_AND_MODEL for own, _ in update.identities)
+
+
+def platform_flags(rules: ProcessorRules) -> int:
+    """The flag that a loader makes of MSR 0x17; 0 for processors without a platform id."""
+    which = processor_of(rules.signature)
+    return rules.platform_flags if which.model >= 5 or which.family > 6 else 0
+
+
+@dataclass
+class _File:
+    """The updates of GenuineIntel.bin as one pass over it meets them."""
+
+    updates: list[tuple[int, Update]] = field(default_factory=list)
+    """Offset in the initrd, and the update."""
+    whole: bool = False
+    """The pass came to the file's end: nothing was bad, cut or left over."""
+
+
+def _read_file(loader: Loader, initrd: InitrdReads, found: CpioData) -> _File:
+    file, at, end = _File(), found.offset, found.offset + found.size
+    while at < end:
+        scanned = next_update(initrd, at, end - at, table_size_bits=loader.table_size_bits)
+        if scanned is None:
+            return file
+        update = _update_at(initrd, scanned)
+        file.updates.append((at, update))
+        at = scanned.end
+    file.whole = True
+    return file
+
+
+def _update_at(initrd: InitrdReads, scanned: Scanned) -> Update:
+    update = read_update_loosely(initrd.head[scanned.offset : scanned.end])
+    assert update is not None, "the sanity check let it through"
+    return update
+
+
+def choose(
+    loader: Loader, file: _File, rules: ProcessorRules, running: int
+) -> tuple[tuple[int, Update] | None, list[str]]:
+    """The update that a processor running `running` would load, with its offset, and what the kernel says of it."""
+    flags, said = platform_flags(rules), []
+    if not file.whole:
+        return None, []
+    if loader.choice is Choice.FIRST_SAVED:
+        return _newest(_saved(loader, file, rules.signature), loader, rules, running), []
+    best: tuple[int, Update] | None = None
+    for offset, update in file.updates:
+        if not _passes_filter(loader, update, rules.signature, flags):
+            continue
+        if loader.erratum_gnr98 and _jumps(rules, running, update.revision):
+            said.append(f"microcode: Erratum GNR98: skipping revision 0x{update.revision:x}.")
+            continue
+        if best is None or loader.choice is Choice.NEWEST:
+            above = best[1].revision if best else running
+            if update.revision > above and suits(loader, update, rules.signature, flags):
+                best = offset, update
+        elif update.revision > best[1].revision and suits(loader, update, best[1].signature, best[1].platform_flags):
+            best = offset, update
+    return best, said[:1]
+
+
+def _saved(loader: Loader, file: _File, signature: int) -> list[tuple[int, Update]]:
+    """3.9's list. Rows of tables do not count in its filter: it looks for them far behind the update."""
+    saved: list[tuple[int, Update]] = []
+    for offset, update in file.updates:
+        if (update.signature ^ signature) & _FAMILY_AND_MODEL:
+            continue
+        if not any(suits(loader, update, kept.signature, kept.platform_flags) for _, kept in saved):
+            saved.append((offset, update))
+    return saved
+
+
+def _newest(
+    updates: Sequence[tuple[int, Update]], loader: Loader, rules: ProcessorRules, running: int
+) -> tuple[int, Update] | None:
+    best: tuple[int, Update] | None = None
+    for offset, update in updates:
+        above = best[1].revision if best else running
+        if update.revision > above and suits(loader, update, rules.signature, platform_flags(rules)):
+            best = offset, update
+    return best
+
+
+def _jumps(rules: ProcessorRules, running: int, revision: int) -> bool:
+    return (
+        rules.signature == _GNR98_SIGNATURE
+        and bool(platform_flags(rules) & _GNR98_FLAGS)
+        and running < _GNR98_REVISION < revision
+    )
+
+
+# --- the boot --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Boot:
+    """One boot as it goes on: processor after processor."""
+
+    loader: Loader
+    rules: ProcessorRules
+    offer: LoadOffer
+    stores: list[int]
+    file: _File
+    warning: str = ""
+    """What each search of the initrd says of the file's name."""
+    cached: tuple[int, Update] | None = None
+    """What processors that start later take without scanning."""
+    writes: list[Write] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    ended: tuple[End, int] | None = None
+    lost: set[int] = field(default_factory=set)
+    """Processors that the kernel does without."""
+
+    def running(self, processor: int) -> int:
+        return self.stores[self.rules.core(processor)]
+
+    def search(self) -> None:
+        """The initrd is searched for the file."""
+        self.lines += [self.warning] if self.warning else []
+
+    def choose(self, processor: int) -> tuple[int, Update] | None:
+        if processor == 0 or self.loader.others is not Others.SAVED_LIST:
+            self.search()
+        chosen, said = choose(self.loader, self.file, self.rules, self.running(processor))
+        self.lines += [line for line in said if line not in self.lines]
+        return chosen
+
+    def apply(self, processor: int, offset: int, update: Update) -> bool:
+        """apply_microcode_early: False if the processor did not take it."""
+        before = self.running(processor)
+        if before >= update.revision:
+            return True
+        act = self.rules.act(processor)
+        after, why_not = before, ""
+        if act is None:
+            # A copy of it, in memory of the kernel's own, is aligned.
+            copied = processor and self.loader.others is Others.WHAT_THE_FIRST_LOADED
+            address = (0 if copied else self.offer.phys_initrd + offset) + HEADER_BYTES
+            content = self.offer.initrd[offset : offset + update.total_size]
+            given = answer(self.rules, content, before, data_address=address)
+            after, why_not = given.revision, given.why_not
+        else:
+            why_not = f"processor {processor} is to {act}"
+        self.stores[self.rules.core(processor)] = after
+        self.writes.append(Write(processor, offset, update.revision, before, after, why_not))
+        if act is Act.HANG and processor and not self.loader.waits_for_others:
+            self.lost.add(processor)
+            return False
+        if act in (Act.HANG, Act.RESET):
+            self.ended = (End.HANG if act is Act.HANG else End.RESET), processor
+            return False
+        if after != update.revision:
+            return False
+        self.announce(processor, update, before)
+        return True
+
+    def announce(self, processor: int, update: Update, before: int) -> None:
+        """Each text is printed once a boot, but 3.9's."""
+        prefix = self.loader.prefix
+        match self.loader.announcement:
+            case Announcement.EACH_PROCESSOR:
+                text = f"{prefix}CPU{processor} microcode updated early to revision {update.revision:#x}"
+                self.lines.append(f"{text}, date = {update.iso_date}")
+            case Announcement.TO_REVISION:
+                self._once("microcode updated early to", f"revision {update.revision:#x}, date = {update.iso_date}")
+            case Announcement.FROM_TO:
+                text = f"{before:#x} -> {update.revision:#x}, date = {update.iso_date}"
+                self._once("updated early:", text)
+            case Announcement.CURRENT_AND_FROM:
+                pass
+
+    def _once(self, start: str, rest: str) -> None:
+        if not any(line.startswith(f"{self.loader.prefix}{start}") for line in self.lines):
+            self.lines.append(f"{self.loader.prefix}{start} {rest}")
+
+    def saved(self) -> tuple[int, Update] | None:
+        """The update that an early_initcall keeps for the others: the last of the revision that runs now."""
+        self.search()
+        running, flags = self.running(0), platform_flags(self.rules)
+        same = [
+            (offset, update)
+            for offset, update in self.file.updates
+            if update.revision == running and suits(self.loader, update, self.rules.signature, flags)
+        ]
+        return same[-1] if same else None
+
+    def start(self, processor: int) -> None:
+        """A processor that is not the first one starts."""
+        others = self.loader.others
+        if others is Others.SAVED_LIST:
+            chosen = self.choose(processor)
+            if chosen:
+                self.apply(processor, *chosen)
+            return
+        if self.cached is None and others is not Others.WHAT_THE_FIRST_LOADED:
+            self.cached = self.choose(processor)
+        if self.cached is None or self.apply(processor, *self.cached) or self.ended:
+            return
+        if others is Others.SCAN_AND_RETRY:
+            self.cached = self.choose(processor)
+            if self.cached:
+                self.ended = End.RETRY, processor
+
+
+def predict_early(loader: Loader, rules: ProcessorRules, offer: LoadOffer) -> EarlyLoad:
+    """Every processor's early load, from the first one's to the last one's start.
+
+    The kernel may live on behind a failure: only a hang, a reset or an endless loop ends the boot here. Raises
+    UsageError if the search leaves the part of the initrd that `offer` has.
+    """
+    cores = rules.core(offer.processors - 1) + 1
+    stores = list(offer.running) or [rules.bios_revision] * cores
+    off = switched_off(loader, offer, rules.signature)
+    if off:
+        runs = tuple(stores[rules.core(p)] for p in range(offer.processors))
+        return EarlyLoad(off, None, (), (), runs, runs, (), End.BOOTS)
+    initrd = InitrdReads(offer.initrd, offer.initrd_bytes, offer.phys_initrd)
+    found = None
+    if offer.initrd_bytes:
+        found = find_cpio_data(initrd, extra_bytes=loader.extra_bytes, long_compare=loader.long_compare)
+    file = _read_file(loader, initrd, found) if found and found.size else _File()
+    boot = _Boot(loader, rules, offer, stores, file, found.warning if found else "")
+    first_before = boot.running(0)
+    chosen = boot.choose(0)
+    loaded = chosen is not None and boot.apply(0, *chosen)
+    if loaded and boot.writes and loader.others is Others.WHAT_THE_FIRST_LOADED:
+        boot.cached = boot.saved()
+    shown: list[int | None] = [boot.running(0)]
+    for processor in range(1, offer.processors):
+        if boot.ended:
+            break
+        boot.start(processor)
+        shown.append(None if processor in boot.lost else boot.running(processor))
+    return _ended(boot, found, initrd.ranges, shown, first_before)
+
+
+def _ended(
+    boot: _Boot, found: CpioData | None, accesses: list[Range], shown: list[int | None], first_before: int
+) -> EarlyLoad:
+    runs = tuple(boot.running(p) for p in range(boot.offer.processors))
+    end, at = boot.ended or (End.BOOTS, None)
+    if end is End.BOOTS and boot.loader.others in (Others.SCAN, Others.SCAN_AND_RETRY):
+        boot.search()  # an initcall keeps an update for processors that come later
+    lines = list(boot.lines)
+    if boot.loader.announcement is Announcement.CURRENT_AND_FROM:
+        # Read again when the driver starts.
+        shown = [None if p in boot.lost else revision for p, revision in enumerate(runs)]
+    if end is End.BOOTS:
+        lines += _driver_lines(boot, shown, first_before)
+    return EarlyLoad("", found, tuple(accesses), tuple(boot.writes), runs, tuple(shown), tuple(lines), end, at)
+
+
+def _driver_lines(boot: _Boot, shown: Sequence[int | None], first_before: int) -> Iterator[str]:
+    """What the driver says when it starts, and init is near."""
+    if boot.loader.announcement is Announcement.CURRENT_AND_FROM:
+        first = next((w for w in boot.writes if w.processor == 0 and w.after == w.revision), None)
+        yield f"microcode: Current revision: 0x{first.after if first else first_before:08x}"
+        if first:
+            yield f"microcode: Updated early from: 0x{first_before:08x}"
+        return
+    if "signature" in boot.loader.driver_lines:
+        before: int | None = None
+        for revision in shown:
+            if revision is not None and revision != before:
+                flags = platform_flags(boot.rules)
+                yield f"microcode: sig=0x{boot.rules.signature:x}, pf=0x{flags:x}, revision=0x{revision:x}"
+            before = revision
+    if "banner" in boot.loader.driver_lines:
+        yield f"microcode: Microcode Update Driver: v{DRIVER_VERSION}."
