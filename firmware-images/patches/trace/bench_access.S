@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The exerciser's accesses: one instruction each, so that its address is known, in two copies: the second has an entry
- * in the exception table. C calls them as f(from, to, value).
+ * in the exception table. C calls them as f(from, to, value). The address is for the record; nobody jumps there.
  */
 #include <linux/linkage.h>
+#include <linux/objtool.h>
 #include <asm/asm.h>
 #include <asm/nospec-branch.h>
 
@@ -12,6 +13,7 @@
 SYM_FUNC_START(bench_\name\()_plain)
 	\setup
 .L\name\()_plain_ip:
+	ANNOTATE_NOENDBR
 	\instruction
 	RET
 SYM_FUNC_END(bench_\name\()_plain)
@@ -19,6 +21,7 @@ SYM_FUNC_END(bench_\name\()_plain)
 SYM_FUNC_START(bench_\name\()_fixed)
 	\setup
 .L\name\()_fixed_ip:
+	ANNOTATE_NOENDBR
 	\instruction
 .L\name\()_fixed_after:
 	RET
