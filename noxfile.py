@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
 
 import nox
 
@@ -75,6 +78,13 @@ def payloads(session: nox.Session) -> None:
 
 
 @nox.session
+def kernels(session: nox.Session) -> None:
+    """Build Linux and build it again: the same bytes (network the first time; 5 to 15 minutes, then one)."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    python(session, "pytest", "-m", "kernels", *session.posargs)
+
+
+@nox.session
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
@@ -96,16 +106,52 @@ def rack(session: nox.Session) -> None:
 
 
 @nox.session
+def report(session: nox.Session) -> None:
+    """The report in a browser: clicks, filters, theme, accessibility; screenshots in build/report-screenshots."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    if not importlib.util.find_spec("playwright"):
+        session.error("no Playwright here: ./setup --with-browser")
+    python(session, "pytest", "-m", "browser", "tests/browser", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("major", ["8", "9"])
+def plugin(session: nox.Session, major: str) -> None:
+    """The pytest plugin's own suite, under each major version of pytest."""
+    need(session, "pytest", "pytest-timeout", "hypothesis")
+    there = Path(f"build/pytest-{major}")
+    if not there.exists():
+        wanted = [f"pytest=={major}.*", "pytest-timeout", "pytest-xdist"]
+        python(session, "pip", "install", "--quiet", "--target", str(there), *wanted)
+    session.env["PYTHONPATH"] = str(there.resolve())
+    python(session, "pytest", "--version")
+    marks = "not kernels and not payloads"
+    python(session, "pytest", "-m", marks, "tests/test_pytest_plugin.py", *session.posargs)
+
+
+@nox.session
 def hil(session: nox.Session) -> None:
     """Every machine of the inventory × the scenario set, held against the simulator."""
     need(session)
     chosen = any(argument.startswith("--machine") for argument in session.posargs)
     machines = [] if chosen else ["--all", "--demonstrate"]
     code = run_to_its_end([sys.executable, "-m", "bench", "run", *machines, *session.posargs])
+    if code not in (2, 130) and "--json" not in session.posargs:
+        python(session, "bench", "report", *results_option(session.posargs))
     line = f"bench run ended with {code}: {EXIT_CODES.get(code, 'it crashed')}"
     if code:
         session.error(line)
     session.log(line)
+
+
+def results_option(arguments: Sequence[str]) -> list[str]:
+    """`--results DIR` or `--results=DIR`, if it is among them."""
+    for number, argument in enumerate(arguments):
+        if argument == "--results":
+            return list(arguments[number : number + 2])
+        if argument.startswith("--results="):
+            return [argument]
+    return []
 
 
 def run_to_its_end(command: list[str]) -> int:

@@ -6,6 +6,7 @@ import json as jsons
 import os
 import sys
 from collections.abc import Iterator
+from heapq import merge
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,12 @@ from bench.cli_images import app as images
 from bench.cli_inventory import check, schema
 from bench.cli_lock import app as lock
 from bench.cli_microcode import app as microcode
+from bench.cli_night import night
 from bench.cli_power import power
+from bench.cli_report import report
+from bench.cli_results import app as results_app
 from bench.cli_run import run
+from bench.cli_watch import watch
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
 from bench.records import Capture
@@ -31,7 +36,6 @@ app = typer.Typer(
     "Exit codes: 0 all agree, 1 a kernel differs, 2 wrong use, 3 the lab failed, 130 interrupted.",
 )
 inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the bench knows.")
-results_app = typer.Typer(no_args_is_help=True, help="What earlier runs found. Needs no lab.")
 app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
 app.add_typer(microcode, name="microcode")
@@ -152,8 +156,10 @@ def explain(
     from bench.parse.capture_file import read_captures
     from bench.report.explain import explain as story
 
-    judgement = judge(read_captures(_capture_of(run)))
-    for line in story(judgement, windows=frozenset(window or ()), limit=10**9 if all_windows else 3):
+    where = _capture_of(run)
+    captures = read_captures(where)
+    wanted, limit = frozenset(window or ()), 10**9 if all_windows else 3
+    for line in story(judge(captures), windows=wanted, limit=limit, captures=captures, replay=str(where)):
         say(line)
     return 0
 
@@ -191,18 +197,21 @@ def _parsed_rows(boot: int, capture: Capture, *, only_damage: bool) -> Iterator[
     """Rows and their words: trace rows in order, each of the kernel's own behind the stretch in which it begins."""
     from bench.parse.kernel import as_json, in_words, read_kernel_log
     from bench.parse.kernel_panic import EarlyException
+    from bench.parse.lines import has_record
 
-    said = read_kernel_log(capture.data)
+    said = iter(read_kernel_log(capture.data))
     if only_damage:
-        said = [each for each in said if isinstance(each, EarlyException) and (each.truncated or not each.intact)]
-    rows = list(_parsed(boot, capture.data, capture.nonce))
+        said = (each for each in said if isinstance(each, EarlyException) and (each.truncated or not each.intact))
+    rows: list[dict[str, Any]] = []
+    if capture.machine or has_record(capture.data):
+        rows = list(_parsed(boot, capture.data, capture.nonce))
     if only_damage:
         rows = [row for row in rows if row["mark"] not in ("record", "foreign")]
     elif not capture.machine and all(row["mark"] in ("foreign", "damaged") for row in rows):
         rows = []
-    found = [(each.span[0], 1, as_json(each), f"{each.span[0]:8d}  kernel     {in_words(each)}") for each in said]
-    found += [(row["span"][0], 0, row, _parsed_line(row)) for row in rows]
-    for _, _, row, words in sorted(found, key=lambda each: each[:2]):
+    kernels = ((each.span[0], 1, as_json(each), f"{each.span[0]:8d}  kernel     {in_words(each)}") for each in said)
+    traces = ((row["span"][0], 0, row, _parsed_line(row)) for row in rows)
+    for _, _, row, words in merge(traces, kernels, key=lambda each: each[:2]):
         yield row, words
 
 
@@ -307,3 +316,6 @@ inventory_app.command()(check)
 inventory_app.command()(schema)
 app.command()(run)
 app.command()(power)
+app.command()(report)
+app.command()(night)
+app.command()(watch)

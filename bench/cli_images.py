@@ -146,7 +146,10 @@ def progress_line(progress: BuildProgress) -> str:
 
 
 @app.command("list")
-def list_images(json: Json = False) -> int:
+def list_images(
+    every: Annotated[bool, typer.Option("--all", help="Earlier builds too, and those with more series.")] = False,
+    json: Json = False,
+) -> int:
     """List the images that there are, and whether they are built."""
     from bench.images.kernel import find_kernel
     from bench.images.kernel_cache import default_cache, kept_kernels
@@ -163,11 +166,11 @@ def list_images(json: Json = False) -> int:
         release = image.release if image else source.release
         rows.append({"image": name, "release": release, "source": source.name, "folder": folder, "about": each.about})
     named = {row["folder"] for row in rows}
-    for kept in kept_kernels(default_cache()):
-        if str(kept.folder) not in named:
-            said = kept.manifest
-            row = {"image": kept.name, "release": said["release"], "source": said["source"]["name"]}
-            rows.append(row | {"folder": str(kept.folder), "about": "an earlier build, or one with more series"})
+    others = [kept for kept in kept_kernels(default_cache()) if str(kept.folder) not in named]
+    for kept in others if every else ():
+        said = kept.manifest
+        row = {"image": kept.name, "release": said["release"], "source": said["source"]["name"]}
+        rows.append(row | {"folder": str(kept.folder), "about": "an earlier build, or one with more series"})
     if json:
         say(jsons.dumps(rows, indent=2))
         return 0
@@ -176,6 +179,8 @@ def list_images(json: Json = False) -> int:
         say(f"{row['image']:24} {row['release'] or '-':10} {kind:6} {row['about']}")
         if row["folder"]:
             say(f"{'':24} {row['folder']}")
+    if others and not every:
+        say(f"{len(others)} earlier builds, or with more series: --all lists them, bench images prune removes them")
     return 0
 
 

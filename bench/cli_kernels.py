@@ -43,17 +43,19 @@ def kernel_tasks(
         return []
     from bench.batch import Task
     from bench.cli_images import build_with_progress
+    from bench.images import build_init
     from bench.run import KernelOrder
     from bench.scenarios import load_boot_plans
 
     known = load_boot_plans(root)
     chosen = tuple(_chosen_plans(known, plans, full=full))
+    init = build_init(root)
     boxes = _machines(root, machines, every=every, full=full)
     tasks = []
     for name in names:
         base, *series = name.split("+")
         kernel = build_with_progress(root, base, series, quiet=quiet)
-        tasks += [Task(KernelOrder(box, kernel, chosen, witness=witness)) for box in boxes]
+        tasks += [Task(KernelOrder(box, kernel, chosen, init, witness=witness)) for box in boxes]
     return tasks
 
 

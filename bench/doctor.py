@@ -19,11 +19,14 @@ from pathlib import Path
 
 from bench.errors import BenchError, UsageError
 from bench.images import default_cache
+from bench.images.kernel_tools import TOOLS as KERNEL_TOOLS
 from bench.inventory import find_root
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_QEMU = (7, 2)
 FREE_BYTES = 1 << 30
+# The source and the compiled tree of one kernel, and room for the next.
+CACHE_FREE_BYTES = 4 << 30
 # struct sockaddr_un has 108 bytes for the path, a NUL among them (unix(7)).
 SOCKET_PATH_BYTES = 107
 # What the lab puts behind the temporary folder's name: its own folder and a socket's name.
@@ -59,7 +62,9 @@ def checks() -> list[Check]:
     root, complaint = _project()
     found = [check_python(), check_root(root, complaint), check_qemu(), check_firmware()]
     found += [check_tool(*tool) for tool in TOOLS]
-    found += [check_writable("cache folder", default_cache(), "built payloads are kept there")]
+    found += [check_kernel_tools()]
+    why = "built payloads and kernels are kept there; the tree of one kernel takes 1.8 GB"
+    found += [check_writable("cache folder", default_cache(), why, CACHE_FREE_BYTES)]
     if root:
         found += [check_writable("results/", root / "results", "captures and the store are kept there")]
         found += [check_local(root / "results"), check_microcode(root)]
@@ -132,6 +137,7 @@ TOOLS = (
     ("clang", "nox -s payloads builds the payload with a second compiler", "clang", "payloads"),
     ("ld.lld", "nox -s payloads links the payload with a second linker", "lld", "payloads"),
     ("iucode_tool", "nox -s microcode holds our reading of Intel's files against its", "iucode-tool", "microcode"),
+    ("chromium", "nox -s report opens the report in it", "chromium", "report"),
 )
 
 
@@ -147,6 +153,22 @@ def check_tool(program: str, why: str, package: str, group: str) -> Check:
         f"apt-get install --no-install-recommends {package}",
         group,
         (package,),
+    )
+
+
+def check_kernel_tools() -> Check:
+    """What a kernel's build needs besides compiler and linker."""
+    lacking = [tool for tool in KERNEL_TOOLS if not tool.works()]
+    packages = tuple(dict.fromkeys(tool.package for tool in lacking))
+    every = " ".join(dict.fromkeys(tool.package for tool in KERNEL_TOOLS))
+    return Check(
+        "tools that build kernels",
+        not lacking,
+        ("lacks " if lacking else "") + ", ".join(tool.name for tool in lacking or KERNEL_TOOLS),
+        "; ".join(f"{tool.name}: {tool.why}" for tool in lacking)
+        or "bench images build NAME; the virtual lab boots them",
+        f"apt-get install --no-install-recommends {' '.join(packages) or every}",
+        packages=packages or tuple(every.split()),
     )
 
 
@@ -169,17 +191,18 @@ def check_microcode(root: Path) -> Check:
     )
 
 
-def check_writable(name: str, folder: Path, why: str) -> Check:
+def check_writable(name: str, folder: Path, why: str, free_bytes: int | None = None) -> Check:
     """`folder`, or the nearest folder above it that exists, can be written and has room."""
+    needed = FREE_BYTES if free_bytes is None else free_bytes
     there = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(there).free
     writable = os.access(there, os.W_OK | os.X_OK)
     return Check(
         name,
-        writable and free >= FREE_BYTES,
+        writable and free >= needed,
         f"{folder}, {'writable' if writable else 'not writable'}, {free / 2**30:.1f} GiB free",
         why,
-        f"give {there} to the user who runs bench, with at least {FREE_BYTES / 2**30:.0f} GiB free",
+        f"give {there} to the user who runs bench, with at least {needed / 2**30:.0f} GiB free",
     )
 
 
@@ -280,7 +303,7 @@ def _table(found: list[Check]) -> list[str]:
         lines.append(f"{core} of {len(found)} not as the bench needs them.")
     else:
         sessions = " and ".join(dict.fromkeys(f"nox -s {check.group}" for check in bad))
-        lines.append("All that the bench needs is here." + (f" What is absent only {sessions} needs." if bad else ""))
+        lines.append("All that the bench needs is here." + (f" What is absent is for {sessions} alone." if bad else ""))
     if any(check.packages for check in bad):
         lines.append("What apt has, this gets: bench doctor --install")
     return lines

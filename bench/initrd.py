@@ -1,4 +1,5 @@
-"""Initrds of kernel boots: the exerciser's script first, then an early cpio with updates, none of it compressed.
+"""Initrds of kernel boots: the exerciser's script first, then an early cpio with updates, none of it compressed; behind
+it a compressed one with init, if there is something to do for an init.
 
 The format is "newc" of the kernel's Documentation/driver-api/early-userspace/buffer-format.rst: 110 bytes of ASCII,
 then name and data, each padded to 4 bytes.
@@ -6,10 +7,13 @@ then name and data, each padded to 4 bytes.
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Mapping
+
 from bench.errors import FormatError
 
 SCRIPT_NAME = "bench/script"
-_REGULAR = 0o100644
+_REGULAR, _PROGRAM, _FOLDER = 0o100644, 0o100755, 0o040755
 _HEADER_BYTES = 110
 # What is behind the script begins where the data of updates may begin.
 _ALIGNMENT = 16
@@ -27,6 +31,15 @@ def early_cpio(script: bytes = b"", updates: bytes = b"", *, filler_bytes: int =
     """Script (if any), the archive `updates` or else an end mark, then `filler_bytes` of zeros."""
     head = _padded(entry(SCRIPT_NAME, script), _ALIGNMENT) if script else b""
     return head + (updates or entry("TRAILER!!!", mode=0)) + bytes(filler_bytes)
+
+
+def user_cpio(files: Mapping[str, bytes]) -> bytes:
+    """What the kernel unpacks as its root: files that may be run, and their folders, compressed. Same input, same
+    bytes."""
+    folders = sorted({name.rpartition("/")[0] for name in files if "/" in name})
+    out = b"".join(entry(folder, mode=_FOLDER) for folder in folders)
+    out += b"".join(entry(name, data, mode=_PROGRAM) for name, data in files.items())
+    return gzip.compress(out + entry("TRAILER!!!", mode=0), mtime=0)
 
 
 def script_in(initrd: bytes) -> bytes:

@@ -5,7 +5,7 @@ Nothing but the captures goes in, so that the same captures give the same verdic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench import script as scripts
@@ -33,6 +33,7 @@ from bench.records import (
     worst,
 )
 from bench.sim.predict import predict
+from bench.unpatched import UnpatchedVerdict, judge_unpatched
 from bench.wire import Outcome, Phase
 
 # What ended a boot, in the order in which one outranks another.
@@ -90,8 +91,12 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     verdicts: dict[int, WindowVerdict] = {}
     pending: set[int] = set()
     notes: list[str] = []
-    for boot, capture in enumerate(captures, start=1):
-        log = parse_trace(capture.data, nonce=capture.nonce)
+    for boot, capture, log in _parts(captures):
+        if capture.unpatched is not None:
+            found = judge_unpatched(capture)
+            verdicts |= _without_trace(boot, capture, found)
+            notes += [f"boot {boot}: {note}" for note in found.notes]
+            continue
         judged, unreached = _judge_boot(boot, capture, log)
         verdicts |= judged
         pending = (pending | unreached) - judged.keys()
@@ -116,6 +121,34 @@ def judge(captures: Sequence[Capture]) -> Judgement:
         pending=tuple(sorted(pending)),
         notes=tuple(notes),
     )
+
+
+def _without_trace(boot: int, capture: Capture, found: UnpatchedVerdict) -> dict[int, WindowVerdict]:
+    """The one window of a kernel that has no trace."""
+    number = min(capture.scenarios, default=0)
+    window = replace(found.window, number=number) if found.window else None
+    finding = replace(found.finding, window=number) if found.finding else None
+    name = capture.scenarios.get(number, f"window-{number}")
+    return {
+        number: WindowVerdict(number, name, found.verdict, boot, finding, window, found.prediction, found.comparison)
+    }
+
+
+def _parts(captures: Sequence[Capture]) -> Iterator[tuple[int, Capture, TraceLog]]:
+    """Boots by number, capture and trace; one in which a kernel started another in its place (kexec) comes as two."""
+    for boot, capture in enumerate(captures, start=1):
+        log = parse_trace(capture.data, nonce=capture.nonce)
+        at = log.restarted_at
+        first, *others = sorted(capture.scenarios) or [0]
+        last = log.windows[-1] if log.windows else None
+        if at is None or not others or not (last and last.stimulus.facts.is_linux and last.observation.complete):
+            yield boot, capture, log
+            continue
+        names = capture.scenarios
+        before = replace(capture, data=capture.data[:at], events=(), scenarios={first: names[first]})
+        after = replace(capture, data=capture.data[at:], scenarios={number: names[number] for number in others})
+        yield boot, before, replace(log, restarted_at=None, done=True, stretches=log.stretches[:-1])
+        yield boot, after, parse_trace(after.data, nonce=capture.nonce)
 
 
 def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:

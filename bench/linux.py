@@ -16,7 +16,7 @@ SYMBOLS = (
     "_text", "_end", "__brk_base", "early_top_pgt", "early_dynamic_pgts", "level3_kernel_pgt", "level2_fixmap_pgt",
     "idt_table", "copy_bootdata",
 )  # fmt: skip
-OPTIONAL_SYMBOLS = ("level4_kernel_pgt", "load_ucode_bsp")
+OPTIONAL_SYMBOLS = ("level4_kernel_pgt", "load_ucode_bsp", "pvh_bootparams", "do_early_exception")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,10 @@ class Offer:
     nx: bool
     hypervisor_bit: bool
     """CPUID leaf 1 ECX bit 31."""
-    firmware: str
-    """``bios``: QEMU's ``-kernel`` enters the kernel in real mode; ``uefi``: its EFI stub runs, and chooses places."""
+    entry: str
+    """``bios``: QEMU's ``-kernel`` enters the kernel in real mode; ``uefi``: its EFI stub runs, and chooses places;
+    ``pvh``: the ELF file itself is entered by its PVH note, where it is linked, as a guest of a hypervisor is;
+    ``pv``: Xen made its page tables and entered it in ring 3."""
     command_line: str
     initrd_bytes: int
 
@@ -57,6 +59,8 @@ class Unpatched:
 
     kernel: LinuxFacts
     offer: Offer
+    variant: str
+    """The handler's name in `wire.VARIANTS`."""
 
     def as_json(self) -> dict[str, Any]:
         """For ``capture.json``, key ``unpatched``."""
@@ -70,7 +74,7 @@ def unpatched_from_json(whole: Any, source: str) -> Unpatched:
     try:
         kernel = dict(whole["kernel"])
         kernel["symbols"] = {str(name): int(value, 16) for name, value in kernel["symbols"].items()}
-        return Unpatched(LinuxFacts(**kernel), Offer(**whole["offer"]))
+        return Unpatched(LinuxFacts(**kernel), Offer(**whole["offer"]), str(whole["variant"]))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise FormatError(f"does not say what an unpatched kernel was offered: {error}", source=source) from error
 

@@ -8,6 +8,7 @@
 | silent spin | no such line; the processor runs, but nothing comes | registers, several looks; faults in QEMU's log |
 | firmware restart | the machine reset itself: a triple fault, or the kernel asked for it | QMP; the first line again |
 | kernel panic | ``Kernel panic - not syncing``: an ordinary panic, long after the early handler | the line |
+| rebooted | ``reboot: Restarting system``, then the restart: the kernel was asked to | the line |
 | waiting | no byte, but the processor waits for interrupts: the kernel lives and has nothing to say | registers |
 | untold | no byte, and nobody can look at the processor | – |
 | talking | bytes kept coming until the deadline | the last line |
@@ -40,6 +41,7 @@ class OutcomeClass(StrEnum):
     SPINNING = "silent spin"
     RESTART = "firmware restart"
     KERNEL_PANIC = "kernel panic"
+    REBOOTED = "rebooted"
     WAITING = "waiting"
     UNTOLD = "untold"
     TALKING = "talking"
@@ -89,19 +91,20 @@ _LAB_WORDS = {
 HALTED_FOR_GOOD, RUNNING = "halted, interrupts off", "running"
 _WAITING = ("halted, interrupts on", "running and halted in turn")
 _KERNEL_PANIC = re.compile(rb"Kernel panic - not syncing[^\r\n]*")
+_REBOOT = re.compile(rb"reboot: (?:Restarting system|machine restart)[^\r\n]*")
 _BANNER = b"Linux version "
 # A line as short as this comes again by itself.
 _TELLING_BYTES = 16
-# So often no instruction faults that ever goes through.
-_LIVELOCK_FAULTS = 64
 _LOG_LIMIT = "exceptions.log"
 
 
 def classify(capture: Capture, *, log: bytes = b"", where: Callable[[int], str | None] = lambda _: None) -> BootOutcome:
     """The class of a boot, from its bytes and the lab's events.
 
-    `log` is QEMU's log of exceptions, if there is one; `where` names the function that an address lies in.
+    `log` is QEMU's log of exceptions, if there is one beside the capture's; `where` names the function that an address
+    lies in.
     """
+    log = log or capture.exceptions
     end = next((e for e in reversed(capture.events) if e.kind in _ENDS), None)
     exceptions = [t for t in read_kernel_log(capture.data) if isinstance(t, EarlyException)]
     panic = exceptions[-1] if exceptions else None
@@ -109,13 +112,12 @@ def classify(capture: Capture, *, log: bytes = b"", where: Callable[[int], str |
     again = _restarted_at(capture)
     if end and end.kind is LabEventKind.MARKER:
         return BootOutcome(OutcomeClass.DONE, "the boot came to its marker", witness, panic)
+    if panic is None and (of_its_own := _of_its_own_accord(capture.data, end, witness)):
+        return of_its_own
     if (end and end.kind is LabEventKind.RESET) or again:
         return _restart(capture, end, again, log, where, witness, panic)
     if panic is not None:
         return _panicked(panic, end, witness)
-    if said := _KERNEL_PANIC.search(capture.data):
-        text = said[0].decode("ascii", "replace")
-        return BootOutcome(OutcomeClass.KERNEL_PANIC, f"the kernel panicked of its own accord: {text}", witness)
     if end is None:
         what = "the capture has no word of how the boot ended"
         return BootOutcome(OutcomeClass.UNTOLD, what, witness, could_be=_ALL_SILENT)
@@ -124,6 +126,19 @@ def classify(capture: Capture, *, log: bytes = b"", where: Callable[[int], str |
     if end.kind is LabEventKind.DEADLINE and _LOG_LIMIT not in end.witness.get("limit", ""):
         return BootOutcome(OutcomeClass.TALKING, f"it was still talking at its limit, {_stage(capture.data)}", witness)
     return _silent(capture, end, log, where, witness)
+
+
+def _of_its_own_accord(data: bytes, end: LabEvent | None, witness: dict[str, str]) -> BootOutcome | None:
+    """A kernel that panicked or rebooted long after its early window, and said so."""
+    if said := _KERNEL_PANIC.search(data):
+        text = said[0].decode("ascii", "replace")
+        return BootOutcome(OutcomeClass.KERNEL_PANIC, f"the kernel panicked of its own accord: {text}", witness)
+    if end and end.kind is LabEventKind.RESET and (said := _REBOOT.search(data)):
+        text = said[0].decode("ascii", "replace")
+        return BootOutcome(
+            OutcomeClass.REBOOTED, f"the kernel restarted the machine because it was told to: {text}", witness
+        )
+    return None
 
 
 _ALL_SILENT = (OutcomeClass.HALTED, OutcomeClass.SPINNING, OutcomeClass.WAITING, OutcomeClass.LAB)
@@ -216,8 +231,8 @@ def _spin(
 ) -> str:
     if seen := read_early_window(log):
         (cr2, error, ip), count = Counter((f.cr2, f.error, f.ip) for f in seen.faults).most_common(1)[0]
-        if count >= _LIVELOCK_FAULTS:
-            witness["exception log"] = f"{count} faults at CR2 0x{cr2:016x}, error {error:#x}"
+        if seen.endless:
+            witness["exception log"] = f"{count} of {len(seen.faults)} faults: CR2 0x{cr2:016x}, error {error:#x}"
             place = _place(f"{ip:#x}", where)
             again = f"{place} faults on 0x{cr2:016x} (error {error:#x}) again and again"
             return f"livelock, {stage}: {again}, and the early handler calls it handled each time"

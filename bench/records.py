@@ -13,6 +13,7 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 
 from bench.hardware import Wiring
+from bench.linux import Unpatched
 from bench.wire import Access, Phase
 from bench.x86.microcode_processor import ProcessorRules
 
@@ -155,6 +156,10 @@ class Capture:
     """Window number → name of the scenario it belongs to."""
     script: bytes = b""
     path: Path | None = None
+    unpatched: Unpatched | None = None
+    """What a kernel without a trace was offered: it is judged by `exceptions`."""
+    exceptions: bytes = b""
+    """QEMU's log of exceptions, of such a kernel: the part that tells of its early window and of its end."""
 
 
 @dataclass(frozen=True)

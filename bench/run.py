@@ -70,6 +70,8 @@ class KernelOrder:
     machine: Machine
     kernel: KernelImage
     plans: tuple[BootPlan, ...]
+    init: Path
+    """The program that is started as init where a plan asks for one."""
     witness: bool = False
 
     @property
@@ -246,7 +248,7 @@ def in_order(
 
 def new_folder(captures: Path, started: datetime, machine: str, label: str) -> Path:
     """``captures/DATE/TIME-MACHINE-LABEL-XXXX``, made now, never reused."""
-    name = f"{started:%H%M%S}-{machine}-{label}-{secrets.token_hex(2)}"
+    name = f"{started:%H%M%S}-{machine}-{label.replace('/', '-')}-{secrets.token_hex(2)}"
     folder = captures / f"{started:%Y-%m-%d}" / name
     try:
         folder.mkdir(parents=True)

@@ -14,13 +14,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.initrd import early_cpio
+from bench.initrd import early_cpio, user_cpio
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Load, Progress, boot
 from bench.records import Machine, worst
 from bench.run import KernelOrder, RunResult, in_order, judge_folders, new_folder, question_witness
 from bench.scenarios import KernelBoot, Skip, expand_boots
 from bench.script import render
+from bench.sim.variants import EARLY_DYNAMIC_PAGE_TABLES
+from bench.unpatched import CONSOLE, describe_boot
+
+# As much of what is compressed as the microcode loader may look at, and more.
+_SEARCHED_BYTES = 128
 
 # The handler by the kernel's release, the first row that is not above it; names of `wire.VARIANTS`.
 HANDLERS: tuple[tuple[tuple[int, int], str], ...] = (((7, 0), "v7.3"), ((5, 10), "v6.1"), ((4, 14), "v4.x"))
@@ -40,14 +45,17 @@ def run_kernel(
     boots, skipped = offer(order)
     folder = new_folder(results / "captures", started, order.machine.name, order.label)
     captured: list[Path] = []
-    for number, each in enumerate(boots):
-        here = folder / f"boot-{number + 1}"
-        _boot(order, each, number, here, limits, progress, cancel)
+    window = 0
+    for number, each in enumerate(boots, start=1):
+        here = folder / f"boot-{number}"
+        _boot(order, each, window, here, limits, progress, cancel)
+        window += each.windows
         captured.append(here)
         if cancel is not None and cancel.is_set():
             break
     judgement = judged(captured)
-    witnessed, objection = question_witness(captured) if order.witness else (0, None)
+    # Without a trace the log is no second witness: it is what the boots are judged by.
+    witnessed, objection = question_witness(captured) if order.witness and order.kernel.traced else (0, None)
     scenarios = in_order(order.names, judgement, skipped, objection)
     return RunResult(
         order=order,
@@ -77,9 +85,16 @@ def offer(order: KernelOrder) -> tuple[tuple[KernelBoot, ...], dict[str, str]]:
         expanded = expand_boots(plan, order.machine, variant)
         if isinstance(expanded, Skip):
             skipped[plan.name] = expanded.reason
+        elif not order.kernel.traced and any(_needs_trace(each) for each in expanded):
+            skipped[plan.name] = f"{order.kernel.name} has no trace: its window can only be watched, at its first boot"
         else:
             boots += expanded
     return tuple(boots), skipped
+
+
+def _needs_trace(each: KernelBoot) -> bool:
+    """Whether something is done in the window or behind it that only the trace patch, or a look at it, makes use of."""
+    return bool(each.script or each.init) or each.pool != EARLY_DYNAMIC_PAGE_TABLES or each.kexec is not None
 
 
 def patience(machine: Machine, limits: Limits) -> Limits:
@@ -107,13 +122,41 @@ def _boot(
         "virtual": machine.virtual is not None,
         "nonce": f"{nonce:x}",
         "quirks": list(machine.quirks),
-        "scenarios": {str(number): each.plan},
+        "scenarios": {str(number + n): each.plan for n in range(each.windows)},
         "kernel_sha256": order.kernel.sha256,
         "command_line": each.command_line,
     }
     script = render((each.script,), nonce=nonce) if each.script else b""
-    initrd = early_cpio(script, filler_bytes=each.filler_bytes) if each.with_initrd else b""
-    command_line = f"{each.command_line}{' bench.script' if script else ''} bench.nonce={nonce:x}".strip()
-    load = Load(order.kernel.kernel, initrd, command_line)
+    load = _load(order, each, script, nonce)
+    if not order.kernel.traced:
+        load = replace(load, command_line=f"{CONSOLE} {load.command_line}")
+        told = describe_boot(order.kernel, machine, load.command_line, load.initrd, handler_of(order.kernel.release))
+        meta["unpatched"] = told.as_json()
     limits = patience(machine, limits)
     boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)
+
+
+def _load(order: KernelOrder, each: KernelBoot, script: bytes, nonce: int) -> Load:
+    """Kernel, command line and initrd; behind the initrd's head, which the model is shown, what init needs."""
+    words = [each.command_line, *(["bench.script"] if script else []), f"bench.nonce={nonce:x}"]
+    tasks = [*each.init, *(["kexec"] if each.kexec is not None else [])]
+    head = early_cpio(script, filler_bytes=each.filler_bytes) if each.with_initrd else b""
+    if not tasks:
+        return Load(order.kernel.kernel, head, " ".join(words).strip())
+    files = {"init": order.init.read_bytes()}
+    if each.kexec is not None:
+        files["kexec/kernel"] = order.kernel.kernel.read_bytes()
+        files["kexec/cmdline"] = " ".join(words).strip().encode()
+        files["kexec/place"] = b"%x" % each.kexec
+        if head:
+            files["kexec/initrd"] = head
+    init = [f"bench.init={','.join(tasks)}", "bench.done=init", "console=ttyS0", "rdinit=/init"]
+    if each.machine.virtual:
+        # On a busy computer the emulated timer is late, and the kernel panics over it.
+        init.append("no_timer_check")
+    # The kernel looks for the compressed part at a multiple of 4.
+    head += bytes(-len(head) % 4)
+    initrd = head + user_cpio(files)
+    # The loader's search ends at the first byte that is compressed.
+    offer = initrd[: len(head) + _SEARCHED_BYTES]
+    return Load(order.kernel.kernel, initrd, " ".join([*words, *init]).strip(), offer=offer)

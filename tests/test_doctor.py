@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_every_check_says_what_was_found_why_it_matters_and_how_to_get_it() -> N
     assert len({check.name for check in found}) == len(found)
     for check in found:
         assert check.found and check.why and check.how
-        assert check.group in ("core", "payloads", "microcode")
+        assert check.group in ("core", "payloads", "microcode", "report")
 
 
 def test_the_interpreter_that_runs_this_is_new_enough() -> None:
@@ -62,7 +63,28 @@ def test_an_empty_path_lacks_every_program_and_names_its_package() -> None:
         assert package in found[name].packages and package in found[name].how
     for name in ("clang", "ld.lld"):
         assert not found[name].ok and found[name].group == "payloads"
+    assert not found["chromium"].ok and found["chromium"].group == "report"
     assert not found["PC firmware for QEMU"].ok
+    kernels = found["tools that build kernels"]
+    assert not kernels.ok and kernels.group == "core"
+    assert {"make", "patch", "flex", "bison", "bc", "cpio", "xz-utils", "libelf-dev"} <= set(kernels.packages)
+
+
+def test_of_the_tools_that_build_kernels_only_what_lacks_is_named_and_installed(tools: Path) -> None:
+    for name in ("make", "patch", "tar", "xz", "bison", "cpio"):
+        program(tools, name, "exit 0")
+    program(tools, "gcc", "case $(/bin/cat) in *libelf*) exit 0;; esac; exit 1")
+    check = doctor.check_kernel_tools()
+    assert check.found == "lacks flex, bc, openssl/opensslv.h"
+    assert check.packages == ("flex", "bc", "libssl-dev") and "flex bc libssl-dev" in check.how
+
+
+def test_doctor_and_setup_install_the_same() -> None:
+    setup = (Path(__file__).parent.parent / "setup").read_text()
+    (wanted,) = re.findall(r'^wanted="([^$"]*)"$', setup, re.MULTILINE)
+    core = {package for check in checks() if check.group == "core" for package in check.packages}
+    missing = core - set(wanted.split()) - {"seabios", "qemu-system-data"}
+    assert not missing, "qemu-system-x86 brings those two"
 
 
 @pytest.mark.parametrize(

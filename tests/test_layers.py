@@ -32,17 +32,29 @@ def layer(*units: str, peers: bool = False) -> Layer:
 # From the top down. A module in none of them is a violation: give it a place.
 LAYERS = (
     layer(
-        *("__main__", "cli", "cli_images", "cli_inventory", "cli_kernels", "cli_lock", "cli_microcode", "cli_power"),
-        *("cli_run", "cli_summary", "progress", "terminal"),
+        *("__main__", "cli", "cli_images", "cli_inventory", "cli_kernels", "cli_lock", "cli_microcode", "cli_night"),
+        *(
+            "cli_power",
+            "cli_report",
+            "cli_results",
+            "cli_run",
+            "cli_summary",
+            "cli_watch",
+            "progress",
+            "status",
+            "terminal",
+        ),
         peers=True,
     ),
-    layer("batch"),
+    layer("batch", "pytest_plugin"),
     layer("microcode", "run_kernel"),
     layer("run"),
     layer("report"),
-    layer("judge", "doctor", "leases", "outcome", "unpatched"),
+    layer("judge", "doctor", "leases"),
+    layer("unpatched"),
+    layer("outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
-    layer("describe", "hardware", "initrd", "linux", "owners", "records", "script", "wire", peers=True),
+    layer("describe", "hardware", "initrd", "linux", "manifest", "owners", "records", "script", "wire", peers=True),
     layer("x86"),
     layer("errors"),
 )
@@ -53,6 +65,10 @@ STANDARD_LIBRARY_ONLY = frozenset().union(*(low.units for low in LAYERS[-3:]))
 ONLY: dict[str, frozenset[str]] = {
     "pandas": frozenset({"reconcile", "report"}),
     "sqlalchemy": frozenset({"store", "leases"}),
+    "alembic": frozenset({"store"}),
+    "jinja2": frozenset({"report"}),
+    "plotly": frozenset({"report"}),
+    "pyarrow": frozenset({"report"}),
     "sqlite3": frozenset(),
     "serial": frozenset({"lab"}),
     "paramiko": frozenset({"lab"}),
@@ -74,7 +90,22 @@ MAY_NAME_STREAMS = {
 }
 
 # Slow to import, so `bench --help` and the tab key do not wait for them.
-HEAVY = frozenset({"numpy", "pandas", "paramiko", "pydantic", "qemu", "rich.live", "serial", "sqlalchemy"})
+HEAVY = frozenset(
+    {
+        "alembic",
+        "jinja2",
+        "numpy",
+        "paramiko",
+        "pandas",
+        "plotly",
+        "pyarrow",
+        "pydantic",
+        "qemu",
+        "rich.live",
+        "serial",
+        "sqlalchemy",
+    }
+)
 
 
 # --- the rule --------------------------------------------------------------------------------------------------------

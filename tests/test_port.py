@@ -211,3 +211,75 @@ class TestListening:
                 device.timeout = 0
                 assert device.read(100) == b"456789"
             assert device.read(1) == b"", "the far end has gone"
+
+
+class TestPipes:
+    """``fifo://``: two named pipes, as QEMU's chardev ``pipe`` takes them."""
+
+    def test_bytes_sent_before_anybody_reads_are_kept(self, tmp_path: Path) -> None:
+        path = tmp_path / "serial"
+        with serial_over(path) as device, far_end(path) as (out, _):
+            for _ in range(100_000):
+                os.write(out, b"x")
+            device.timeout = PATIENCE_S
+            assert device.read(100_000) == b"x" * 100_000
+
+    def test_the_far_end_may_go_and_come_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "serial"
+        with opened(f"fifo://{path}") as (_, sink):
+            for cycle in range(3):
+                with far_end(path) as (out, _):
+                    os.write(out, b"cycle %d\n" % cycle)
+            sink.wait_for(b"cycle 0\ncycle 1\ncycle 2\n")
+            assert sink.failure is None, "a power cycle is no failure of the port"
+
+    def test_the_bench_can_answer(self, tmp_path: Path) -> None:
+        path = tmp_path / "serial"
+        with opened(f"fifo://{path}") as (port, _), far_end(path) as (_, back):
+            port.device.write(b"!")
+            assert os.read(back, 1) == b"!"
+
+    def test_a_machine_that_reads_nothing_does_not_block_the_bench(self, tmp_path: Path) -> None:
+        with serial_over(tmp_path / "serial") as device, pytest.raises(serial.SerialException, match="reads nothing"):
+            for _ in range(1000):
+                device.write(b"x" * 65536)
+
+    def test_closing_removes_the_pipes(self, tmp_path: Path) -> None:
+        with opened(f"fifo://{tmp_path}/serial"):
+            assert sorted(p.name for p in tmp_path.iterdir()) == ["serial.in", "serial.out"]
+            assert all(p.is_fifo() and p.stat().st_mode & 0o777 == 0o600 for p in tmp_path.iterdir())
+        assert not list(tmp_path.iterdir())
+
+    def test_a_path_that_is_taken_is_refused_and_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "serial.in").write_text("mine")
+        with pytest.raises(LabError, match=r"serial\.in: File exists"):
+            Port(f"fifo://{tmp_path}/serial", received=print, failed=print)
+        assert [p.name for p in tmp_path.iterdir()] == ["serial.in"]
+
+    def test_a_host_in_the_url_is_refused(self) -> None:
+        with pytest.raises(LabError, match="is not of the form"):
+            Port("fifo://host/path", received=print, failed=print)
+
+    def test_nothing_waits_without_a_timeout(self, tmp_path: Path) -> None:
+        with serial_over(tmp_path / "serial") as device:
+            assert device.read(10) == b""
+            assert device.in_waiting == 0
+
+
+@contextmanager
+def serial_over(path: Path) -> Iterator[serial.SerialBase]:
+    """The device alone, without a reader."""
+    urls.register()
+    with serial.serial_for_url(f"fifo://{path}", timeout=0) as device:
+        yield device
+
+
+@contextmanager
+def far_end(path: Path) -> Iterator[tuple[int, int]]:
+    """The two descriptors as QEMU opens them: it writes to the first and reads the second."""
+    ends = [os.open(f"{path}{end}", os.O_RDWR) for end in (".out", ".in")]
+    try:
+        yield ends[0], ends[1]
+    finally:
+        for end in ends:
+            os.close(end)

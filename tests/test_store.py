@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import subprocess
 import sys
@@ -10,12 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import manifest
 from bench.errors import UsageError
 from bench.records import Finding, ScenarioResult, Verdict
-from bench.store import SCHEMA_VERSION, RunRecord, Store, StoredRun
+from bench.store import SCHEMA_VERSION, MicrocodeRow, RunRecord, Store, StoredRun, Transition, capture_folder, schema
 
 FINDING = Finding(
     component="handler",
@@ -44,6 +47,11 @@ RECORD = RunRecord(
         ScenarioResult("sweep-1gib", Verdict.SKIP, reason="needs RAM up to 66 GiB, the machine's ends at 9 GiB"),
         ScenarioResult("ping-pong", Verdict.FAIL, windows=5, predicted=77, resets=9, digests=6, findings=(FINDING,)),
     ),
+    details={"release": "6.1.192", "config": "early-boot.config"},
+    microcode=(
+        MicrocodeRow(1, 0, 0x2, before=0xC2, offered=0xF0, after=0xF0, outcome=Transition.UPDATED),
+        MicrocodeRow(1, 1, 0x2, before=0xC2, offered=None, after=None, outcome=Transition.NOT_OBSERVABLE),
+    ),
 )
 
 
@@ -66,6 +74,94 @@ def test_runs_are_listed_latest_first_and_by_machine_or_model(path: Path) -> Non
         assert [run.id for run in store.runs()] == [third, second, first]
         assert [run.id for run in store.runs(machine="penryn")] == [second]
         assert [run.id for run in store.runs(model="06-5e-03", limit=1)] == [third]
+
+
+def test_many_runs_are_saved_at_once_or_not_at_all(path: Path) -> None:
+    with Store(path) as store:
+        assert store.save_runs([RECORD, replace(RECORD, image="linux/6.1")]) == [1, 2]
+        with pytest.raises(ValueError, match="time zone"):
+            store.save_runs([RECORD, replace(RECORD, started=datetime(2026, 11, 22))])
+        assert [run.id for run in store.runs()] == [2, 1]
+        assert [run.record.image for run in store.runs(image="linux/6.1")] == ["linux/6.1"]
+
+
+def test_the_captures_of_a_run_are_sealed_when_it_is_stored(tmp_path: Path) -> None:
+    folder = tmp_path / "captures" / "2026-11-22" / "run"
+    (folder / "boot-1").mkdir(parents=True)
+    (folder / "boot-1" / "serial.bin").write_bytes(b"@0 begin")
+    with Store(tmp_path / "bench.sqlite") as store:
+        saved = store.run(store.save_run(replace(RECORD, capture=str(folder))))
+    assert saved.manifest == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    assert manifest.differences(folder, saved.manifest) == []
+
+
+def test_captures_are_found_where_the_results_were_moved_to(tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "captures" / "2026-11-22" / "run"
+    moved.mkdir(parents=True)
+    assert capture_folder(tmp_path / "elsewhere", "/old/captures/results/captures/2026-11-22/run") == moved
+    assert capture_folder(tmp_path / "elsewhere", "/old/captures/gone") == Path("/old/captures/gone")
+
+
+# --- stores of older benches ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def version_1(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    connection = sqlite3.connect(path)
+    connection.executescript((Path(__file__).parent / "stores" / "version-1.sql").read_text())
+    connection.close()
+    return path
+
+
+def test_a_store_of_version_1_is_migrated_and_loses_nothing(version_1: Path) -> None:
+    with Store(version_1) as store:
+        failed, passed = store.runs()
+        assert (passed.id, passed.record.verdict, len(passed.record.scenarios)) == (1, Verdict.PASS, 35)
+        assert (failed.id, failed.record.verdict, failed.manifest, failed.pruned) == (40, Verdict.FAIL, "", None)
+        finding = failed.record.scenarios[4].findings[0]
+        assert (finding.field_name, finding.expected, finding.observed) == ("pgd", 0x856063, 0x1056063)
+        saved = store.save_run(RECORD)
+    with Store(version_1) as store:
+        assert store.run(saved).record == RECORD
+
+
+def layout(path: Path) -> dict[str, object]:
+    """Columns, keys and indices of every table, as SQLite itself tells them."""
+    connection = sqlite3.connect(path)
+    names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    questions = ("table_info", "foreign_key_list", "index_list")
+    told = {(n, q): sorted(row[1:] for row in connection.execute(f"PRAGMA {q}({n})")) for n in names for q in questions}
+    told["revision", ""] = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    connection.close()
+    return {" ".join(key): value for key, value in told.items()}
+
+
+def test_a_migrated_store_is_like_a_new_one(version_1: Path) -> None:
+    new = version_1.with_name("new.sqlite")
+    for path in (version_1, new):
+        Store(path).close()
+    assert layout(version_1) == layout(new)
+    assert layout(new)["revision "] == [(schema.revision(SCHEMA_VERSION),)]
+
+
+@pytest.mark.slow
+def test_a_migration_that_breaks_off_leaves_the_old_store(version_1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sa.update
+
+    def refuse(table: sa.Table) -> object:
+        raise RuntimeError("the power went") if table is schema.schema else real(table)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schema.sa, "update", lambda table: refuse(table))
+        with pytest.raises(RuntimeError):
+            Store(version_1)
+    with sqlite3.connect(version_1) as connection:
+        assert connection.execute("SELECT version FROM schema").fetchone() == (1,)
+        assert len(connection.execute("SELECT * FROM runs LIMIT 1").fetchone()) == 11
+    connection.close()
+    with Store(version_1) as store:
+        assert len(store.runs()) == 2
 
 
 @pytest.mark.slow
@@ -104,7 +200,7 @@ def test_a_run_that_is_being_written_is_not_seen(path: Path) -> None:
         writer = sqlite3.connect(path, isolation_level=None)
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO runs SELECT id + 1, started, machine, model, signature, image, image_sha256, "
-                       "virtual, verdict, seconds, capture FROM runs")  # fmt: skip
+                       "virtual, verdict, seconds, capture, manifest, pruned, details FROM runs")  # fmt: skip
         assert [run.id for run in store.runs()] == [saved]
         writer.execute("ROLLBACK")
         writer.close()

@@ -6,7 +6,8 @@ since they need more than the standard library.
 
 from __future__ import annotations
 
+from bench.images.init import build_init
 from bench.images.kernel_image import KernelImage
 from bench.images.payload import PAYLOADS, PayloadImage, build_payload, default_cache
 
-__all__ = ["PAYLOADS", "KernelImage", "PayloadImage", "build_payload", "default_cache"]
+__all__ = ["PAYLOADS", "KernelImage", "PayloadImage", "build_init", "build_payload", "default_cache"]

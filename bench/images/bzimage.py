@@ -8,7 +8,6 @@ from __future__ import annotations
 import bz2
 import lzma
 import re
-import shutil
 import struct
 import subprocess
 import zlib
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from bench.errors import FormatError, UsageError
 from bench.images.kernel_description import WHY_NOT_32_BIT
+from bench.images.kernel_tools import UNPACKERS
 
 _SECTOR = 512
 _HEADER_BYTES = 0x268
@@ -144,10 +144,12 @@ def _sized(unpack: Callable[[bytes], bytes], packed: bytes, source: str, start: 
     return whole
 
 
-def _program(name: str, package: str) -> Callable[[bytes], bytes]:
+def _program(name: str) -> Callable[[bytes], bytes]:
+    (tool,) = (tool for tool in UNPACKERS if tool.name == name)
+
     def unpack(packed: bytes) -> bytes:
-        if shutil.which(name) is None:
-            raise UsageError(f"{name} is not installed here, and this kernel is packed by it: install {package}")
+        if not tool.works():
+            raise UsageError(f"{name} is not installed here, and this kernel is packed by it: install {tool.package}")
         # Linux's own build appends the size; it is no part of what the program knows.
         done = subprocess.run([name, "-dc"], input=packed[:-_SIZE_BYTES], capture_output=True, check=False)
         if done.returncode:
@@ -163,9 +165,9 @@ _UNPACKERS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
     (b"\xfd7zXZ", lambda packed: lzma.LZMADecompressor(format=lzma.FORMAT_XZ).decompress(packed)),
     (b"]\0\0", lambda packed: lzma.LZMADecompressor(format=lzma.FORMAT_ALONE).decompress(packed)),
     (b"BZh", lambda packed: bz2.BZ2Decompressor().decompress(packed)),
-    (b"\x02\x21\x4c\x18", _program("lz4", "lz4")),
-    (b"\x28\xb5\x2f\xfd", _program("zstd", "zstd")),
-    (b"\x89LZO", _program("lzop", "lzop")),
+    (b"\x02\x21\x4c\x18", _program("lz4")),
+    (b"\x28\xb5\x2f\xfd", _program("zstd")),
+    (b"\x89LZO", _program("lzop")),
 )
 
 

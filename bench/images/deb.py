@@ -21,7 +21,7 @@ def ar_members(file: IO[bytes], deb: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each member. Raises FormatError (with the offset)."""
     offset = file.seek(len(AR_MAGIC))
     while header := file.read(_AR_HEADER_BYTES):
-        if len(header) != _AR_HEADER_BYTES or header[58:] != b"`\n":
+        if len(header) != _AR_HEADER_BYTES or header[58:] != b"`\n" or not header[48:58].strip().isdigit():
             raise FormatError("not a member of an ar archive", source=str(deb), offset=offset)
         size = int(header[48:58])
         yield header[:16].decode("ascii", "replace").strip().rstrip("/"), file.read(size)

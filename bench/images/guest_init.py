@@ -1,4 +1,4 @@
-"""The init of the bench's own initrds: a static program of one file (firmware-images/init/init.c), compiled here.
+"""The init of the bench's own initrds: a static program of one file (firmware-images/guest-init/init.c), compiled here.
 
 Kept by the hash of what goes into it, in ``$XDG_CACHE_HOME/bench/init/`` (``~/.cache`` if that is not set).
 """
@@ -17,7 +17,7 @@ from bench.errors import UsageError
 from bench.images.kernel_tree import write_whole
 from bench.x86 import early_cpio
 
-SOURCE = Path("firmware-images") / "init" / "init.c"
+SOURCE = Path("firmware-images") / "guest-init" / "init.c"
 STEPS = "bench/steps"
 _FLAGS = (
     "-std=gnu11", "-Os", "-Wall", "-Wextra", "-ffreestanding", "-nostdlib", "-static", "-fno-pie", "-no-pie",

@@ -41,19 +41,27 @@ class Symbol:
 
 def read_kallsyms(elf: bytes, source: str) -> list[Symbol]:
     """All symbols, by address. Raises FormatError if there is no table, or one in an order that is not known."""
-    data = _Image(elf, source)
-    table, tokens = _find_tokens(data)
-    names_at, count = _find_names(data, table)
-    index_end = table + sum(len(token) + 1 for token in tokens)
-    index_end = _up(index_end) + 2 * _TOKENS
-    addresses = _find_addresses(data, names_at - _ALIGNMENT, index_end, count)
+    image = _Image(elf, source)
+    try:
+        return _read(image)
+    except (IndexError, struct.error) as error:
+        raise image.error(f"its tables reach behind the file's end ({error})") from error
+
+
+def _read(image: _Image) -> list[Symbol]:
+    table, tokens = _find_tokens(image)
+    names_at, count = _find_names(image, table)
+    index_end = _up(table + sum(len(token) + 1 for token in tokens)) + 2 * _TOKENS
+    addresses = _find_addresses(image, names_at - _ALIGNMENT, index_end, count)
     symbols = []
     at = names_at
     for number in range(count):
-        length, at = _length(elf, at)
-        text = b"".join(tokens[token] for token in elf[at : at + length]).decode("latin-1")
+        length, start = _length(image.data, at)
+        text = b"".join(tokens[token] for token in image.data[start : start + length]).decode("latin-1")
+        if not text:
+            raise image.error("a symbol without a name", at)
         symbols.append(Symbol(addresses[number], text[0], text[1:]))
-        at += length
+        at = start + length
     return symbols
 
 

@@ -11,10 +11,11 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-from bench.errors import LabError, UsageError
+from bench.errors import FormatError, LabError, UsageError
 from bench.images.kernel_cache import (
     MANIFEST,
     OUTPUTS,
@@ -67,6 +68,7 @@ class BuildProgress:
 
 
 Tell = Callable[[BuildProgress], None]
+_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass
@@ -116,6 +118,21 @@ class _Build:
         return self.tree_inputs() | self.patches.described()
 
 
+def _told_as_the_disks(build: Callable[_Arguments, KernelImage]) -> Callable[_Arguments, KernelImage]:
+    """Make a LabError of what the file system refuses while `build` runs."""
+
+    @wraps(build)
+    def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> KernelImage:
+        try:
+            return build(*args, **kwargs)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise LabError(f"{where}{error.strerror or error}", component="build computer") from error
+
+    return guarded
+
+
+@_told_as_the_disks
 def build_kernel(
     root: Path,
     name: str,
@@ -188,16 +205,24 @@ def prepare(
 
 def _find(build: _Build) -> KernelImage | None:
     folder = build.cache / hash_of(build.inputs())
-    if not (folder / MANIFEST).is_file():
+    manifest = _readable(folder)
+    if manifest is None:
         instead = SourceStore(build.cache / "sources").consented(build.source)
         if instead is None:
             return None
         build.take(instead)
         return _find(build)
-    manifest = read_manifest(folder)
     # prune keeps what was used last.
     os.utime(folder / MANIFEST)
     return _image(build.name, folder, manifest, found=True)
+
+
+def _readable(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a built kernel; None if there is none, or none that can be read: then it is built again."""
+    try:
+        return read_manifest(folder)
+    except FormatError:
+        return None
 
 
 def find_kernel(root: Path, name: str, *, cache: Path | None = None) -> KernelImage | None:
@@ -222,7 +247,11 @@ def _image(name: str, folder: Path, manifest: dict[str, Any], *, found: bool) ->
 
 def _plan(build: _Build) -> None:
     """Say what is ahead, and refuse if the disk is too small for it."""
-    build.cache.mkdir(parents=True, exist_ok=True)
+    try:
+        build.cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = "set XDG_CACHE_HOME to a folder that can be written"
+        raise UsageError(f"{build.cache}: {error.strerror}: {where}") from error
     tree = BuildTree(build.cache / "trees" / hash_of(build.tree_inputs())[:16])
     objects, object_job_s = _experience(build)
     fetched = SourceStore(build.cache / "sources").path(build.source).exists()

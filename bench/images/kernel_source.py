@@ -101,7 +101,11 @@ class SourceStore:
     def consented(self, wanted: Source) -> Source | None:
         """What was taken in place of `wanted` when somebody allowed it, if it is still here."""
         path = self._consent(wanted)
-        source = Source(**json.loads(path.read_text())) if path.is_file() else None
+        try:
+            source = Source(**json.loads(path.read_text())) if path.is_file() else None
+        except (ValueError, TypeError):
+            # What cannot be read allows nothing.
+            source = None
         return source if source and self.path(source).exists() else None
 
     def _consent(self, wanted: Source) -> Path:

@@ -47,6 +47,12 @@ TOOLS = (
     Tool("libelf.h", "Linux checks its own objects with it (objtool)", "libelf-dev"),
     Tool("openssl/opensslv.h", "Linux's certificates and signatures need it", "libssl-dev"),
 )
+# Only for kernels that are packed by one of them.
+UNPACKERS = (
+    Tool("lz4", "unpacks kernels that are packed by it, such as Debian's for virtual machines", "lz4"),
+    Tool("zstd", "unpacks kernels that are packed by it", "zstd"),
+    Tool("lzop", "unpacks kernels that are packed by it", "lzop"),
+)
 
 
 def require_tools(tools: tuple[Tool, ...] = COMPILER + TOOLS) -> None:

@@ -80,7 +80,11 @@ def default_cache() -> Path:
 def _hash_inputs(base: Path, inputs: list[Path], compiler: str) -> str:
     """Hash of sources, flags, the build's own code and the compiler's version."""
     total = hashlib.sha256()
-    parts = [compiler, _version(compiler), repr((_COMMON_FLAGS, _LINK_FLAGS, _PART_FLAGS, _COMPILERS[compiler]))]
+    parts = [
+        compiler,
+        compiler_version(compiler),
+        repr((_COMMON_FLAGS, _LINK_FLAGS, _PART_FLAGS, _COMPILERS[compiler])),
+    ]
     for part in parts:
         total.update(part.encode() + b"\0")
     for path in (*inputs, Path(__file__)):
@@ -90,7 +94,8 @@ def _hash_inputs(base: Path, inputs: list[Path], compiler: str) -> str:
     return total.hexdigest()
 
 
-def _version(compiler: str) -> str:
+def compiler_version(compiler: str) -> str:
+    """What the compiler says of itself. Raises UsageError, with the packages, if it or its linker is missing."""
     if compiler not in _COMPILERS:
         raise UsageError(f"unknown compiler {compiler!r}: use {' or '.join(_COMPILERS)}")
     for tool in (compiler, "ld.lld" if compiler == "clang" else "ld"):

@@ -146,7 +146,8 @@ def boot(
         **meta,
     }
     with virtual.rig(machine, load, folder, witness=witness) as rig:
-        capture = CaptureWriter(folder, url=rig.serial_url, info=info, script=load.initrd, limit_bytes=limits.max_bytes)
+        script = load.initrd if load.offer is None else load.offer
+        capture = CaptureWriter(folder, url=rig.serial_url, info=info, script=script, limit_bytes=limits.max_bytes)
         with capture:
             rig.power.changed = capture.wake
             attend(capture, rig.power, limits, name=machine.name, progress=progress, cancel=cancel)

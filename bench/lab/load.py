@@ -15,6 +15,8 @@ class Load:
     kernel: Path
     initrd: bytes
     command_line: str
+    offer: bytes | None = None
+    """What a capture keeps of the initrd, if not all of it: the part that the model has to know."""
     msr_sites: tuple[MsrSite, ...] | None = None
     """Where the kernel reads and writes registers for its microcode loader. With them a virtual machine whose
     processors take microcode plays these registers; without (None) they are QEMU's."""

@@ -14,9 +14,8 @@ from bench.errors import LabError
 from bench.lab import urls
 
 READ_BYTES = 1 << 16
-# A virtual UART hands over single bytes, and a unix socket's buffer holds 278 of them: let some gather, or reading
-# costs more than the machine's own work, but not so many that the machine has to wait. A line at 115200 baud
-# brings 46 bytes in the longest of these times.
+# A virtual UART hands over single bytes: let some gather, or reading costs more than the machine's own work.
+# A line at 115200 baud brings 46 bytes in the longest of these times.
 GATHER_S = (0.00025, 0.004)
 GATHER_BYTES = (64, 128)
 # How long a reader without a descriptor to wait on (loop://, rfc2217://) blocks before it looks for the order to stop.
@@ -29,7 +28,8 @@ class Port:
     """An open port. `received` gets every chunk, `failed` once the reason if the port closes or breaks.
 
     Both are called by the reader thread and must not raise. Any URL that `serial.serial_for_url`
-    knows is accepted, and ``listen+unix:///path``. Raises LabError (component ``port``) if it does not open.
+    knows is accepted, and ``fifo:///path`` and ``listen+unix:///path``. Raises LabError (component ``port``) if it
+    does not open.
     """
 
     def __init__(

@@ -27,6 +27,8 @@ from bench.x86.pc_memory import ram_end
 
 PROGRAM = "qemu-system-x86_64"
 EXCEPTIONS = "exceptions.log"
+# The initrd of a boot whose capture keeps only a part of it; removed at power-off.
+INITRD = "initrd.img"
 # The firmware's code and the template of its variables, by distribution.
 UEFI_FILES = (
     (
@@ -74,11 +76,15 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
             power = QemuPower(command, folder, before_run=lambda: _attach(processors, stub))
             processors.give_up = lambda why: power.note(Incident(IncidentKind.LOST, {"virtual processors": why}))
         try:
-            yield VirtualRig(f"listen+unix://{quote(str(path))}", power, processors)
+            if load.offer is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / INITRD).write_bytes(load.initrd)
+            yield VirtualRig(f"fifo://{quote(str(path))}", power, processors)
         finally:
             if processors is not None:
                 processors.close()
             power.off()
+            (folder / INITRD).unlink(missing_ok=True)
 
 
 def _processors(machine: Machine, load: Load, folder: Path) -> VirtualProcessors | None:
@@ -118,13 +124,13 @@ def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bo
         # Not reserved: a page costs nothing until the guest touches it.
         *("-object", f"memory-backend-ram,id=memory,size={machine.memory_bytes},reserve=off"),
         *("-m", f"{machine.memory_bytes >> 20}M"),
-        *("-chardev", f"socket,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
+        *("-chardev", f"pipe,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
         *("-kernel", str(load.kernel.absolute()), "-append", load.command_line),
     ]
     if spec.firmware == "uefi":
         command += _uefi_options()
     if load.initrd:
-        command += ["-initrd", "script.txt"]
+        command += ["-initrd", "script.txt" if load.offer is None else INITRD]
     if witness:
         command += ["-d", "int", "-D", EXCEPTIONS]
     return command

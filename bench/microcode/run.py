@@ -165,8 +165,8 @@ def run_case(
         )  # fmt: skip
 
     try:
-        boot(machine, Load(subject.kernel, initrd, command_line, subject.sites), folder, meta=meta, limits=limits,
-             cancel=cancel)  # fmt: skip
+        load = Load(subject.kernel, initrd, command_line, msr_sites=subject.sites)
+        boot(machine, load, folder, meta=meta, limits=limits, cancel=cancel)
     except LabError as error:
         return result(Verdict.MISS, None, (), f"{error.component}: {error}")
     (capture,) = read_captures(folder)

@@ -3,8 +3,10 @@
 Three forms are read:
 
 * a boot folder, as `lab.capture` writes it: ``serial.bin``, ``capture.json``, ``events.jsonl``, ``script.txt``;
+  and of a kernel without a trace ``exceptions.log``;
 * a packed capture, one file: the line ``bench-capture 1``, then lines ``meta {json}``, ``event {json}``,
-  ``script N`` followed by N bytes and a line feed, and last ``serial N`` followed by the N raw bytes;
+  ``script N`` and ``exceptions N`` followed by N bytes and a line feed, and last ``serial N`` followed by the N raw
+  bytes;
 * anything else: a raw serial log, without knowledge of machine and lab.
 """
 
@@ -15,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import FormatError, UsageError
+from bench.linux import unpatched_from_json
+from bench.parse.early_window import telling_part
 from bench.records import Capture, LabEvent, LabEventKind
 
 MAGIC = b"bench-capture 1\n"
 SCHEMA = 1
+_LOG_HEAD_BYTES, _LOG_TAIL_BYTES = 16 << 20, 1 << 16
 
 
 def read_captures(path: Path) -> list[Capture]:
@@ -52,6 +57,8 @@ def pack(capture: Capture) -> bytes:
         out += b"event " + _json(row) + b"\n"
     if capture.script:
         out += b"script %d\n" % len(capture.script) + capture.script + b"\n"
+    if capture.exceptions:
+        out += b"exceptions %d\n" % len(capture.exceptions) + capture.exceptions + b"\n"
     out += b"serial %d\n" % len(capture.data) + capture.data
     return bytes(out)
 
@@ -60,7 +67,7 @@ def unpack(data: bytes, *, source: str) -> Capture:
     """Read the one-file form. Raises FormatError with the byte offset."""
     meta: dict[str, Any] = {}
     events: list[LabEvent] = []
-    script = b""
+    script = exceptions = b""
     at = len(MAGIC)
     while at < len(data):
         end = data.find(b"\n", at)
@@ -70,16 +77,21 @@ def unpack(data: bytes, *, source: str) -> Capture:
             meta = _object(rest, source, at)
         elif word == b"event":
             events.append(_event(_object(rest, source, at), source, at))
-        elif word in (b"script", b"serial"):
+        elif word in (b"script", b"exceptions", b"serial"):
             if not rest.isdigit() or end + 1 + int(rest) > len(data):
                 raise FormatError(f"{word.decode()} says {rest!r} bytes, the file has fewer", source=source, offset=at)
             body = data[end + 1 : end + 1 + int(rest)]
             if word == b"serial":
-                return _capture(source, body, meta, events, script, Path(source), at)
-            script = body
+                return _capture(source, body, meta, events, script, exceptions, Path(source), at)
+            if word == b"script":
+                script = body
+            else:
+                exceptions = body
             end += 1 + int(rest)
         else:
-            raise FormatError(f"expected meta, event, script or serial, found {word[:20]!r}", source=source, offset=at)
+            raise FormatError(
+                f"expected meta, event, script, exceptions or serial, found {word[:20]!r}", source=source, offset=at
+            )
         at = end + 1
     raise FormatError("the file ends before its serial part", source=source, offset=len(data))
 
@@ -95,11 +107,30 @@ def _read_folder(folder: Path) -> Capture:
                 events.append(_event(_object(line, str(events_path), offset), str(events_path), offset))
             offset += len(line)
     script = script_path.read_bytes() if script_path.exists() else b""
-    return _capture(str(folder), (folder / "serial.bin").read_bytes(), meta, events, script, folder, 0)
+    log_path = folder / "exceptions.log"
+    exceptions = telling_part(_read_some(log_path)) if meta.get("unpatched") and log_path.exists() else b""
+    data = (folder / "serial.bin").read_bytes()
+    return _capture(str(folder), data, meta, events, script, exceptions, folder, 0)
+
+
+def _read_some(path: Path) -> bytes:
+    """A log as far as it can matter: of a livelock's gigabytes, the begin and the end."""
+    with path.open("rb") as file:
+        head = file.read(_LOG_HEAD_BYTES)
+        end = file.seek(0, 2)
+        file.seek(max(len(head), end - _LOG_TAIL_BYTES))
+        return head + file.read()
 
 
 def _capture(
-    source: str, data: bytes, meta: dict[str, Any], events: list[LabEvent], script: bytes, path: Path, offset: int
+    source: str,
+    data: bytes,
+    meta: dict[str, Any],
+    events: list[LabEvent],
+    script: bytes,
+    exceptions: bytes,
+    path: Path,
+    offset: int,
 ) -> Capture:
     if meta and meta.get("schema") != SCHEMA:
         raise FormatError(f"schema {meta.get('schema')!r}, this bench reads {SCHEMA}", source=source, offset=offset)
@@ -117,6 +148,8 @@ def _capture(
             scenarios={int(k): str(v) for k, v in meta.get("scenarios", {}).items()},
             script=script,
             path=path,
+            unpatched=unpatched_from_json(meta["unpatched"], source) if meta.get("unpatched") else None,
+            exceptions=exceptions,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the capture's description is malformed: {error}", source=source, offset=offset) from error
@@ -132,6 +165,7 @@ def _meta(capture: Capture) -> dict[str, Any]:
         "nonce": "" if capture.nonce is None else f"{capture.nonce:x}",
         "quirks": list(capture.quirks),
         "scenarios": {str(k): v for k, v in capture.scenarios.items()},
+        **({"unpatched": capture.unpatched.as_json()} if capture.unpatched else {}),
     }
 
 

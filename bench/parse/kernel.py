@@ -29,6 +29,7 @@ microcode with its releases. The events, a closed list:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from bench.parse.kernel_microcode import Microcode, MicrocodeReader
@@ -37,19 +38,24 @@ from bench.parse.kernel_text import Log
 
 KernelThing = EarlyException | Microcode
 
-_WORTH_READING = re.compile(rb"PANIC: e|[Mm]icrocode|error! ")
+_WORTH_READING = re.compile(rb"PANIC|[Mm]icrocode|error! ")
+_WORTH_READING_QUOTED = re.compile(_WORTH_READING.pattern + rb"|=\r?\n")
+"""In quoted-printable the word itself may be broken."""
 
 
-def read_kernel_log(data: bytes) -> list[KernelThing]:
+def read_kernel_log(data: bytes) -> Iterator[KernelThing]:
     """Everything of that kind that `data` says, in order."""
     log = Log(data)
     microcode = MicrocodeReader(log)
-    found: list[KernelThing] = []
-    for line in sorted({log.line_of(word.start()) for word in _WORTH_READING.finditer(data)}):
+    seen = -1
+    for word in (_WORTH_READING_QUOTED if log.is_quoted else _WORTH_READING).finditer(log.data):
+        line = log.line_of(word.start())
+        if line == seen:
+            continue
+        seen = line
         thing = read_panic(log, line) or microcode.read(line)
         if thing:
-            found.append(thing)
-    return found
+            yield thing
 
 
 def as_json(thing: KernelThing) -> dict[str, Any]:

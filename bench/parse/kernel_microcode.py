@@ -17,7 +17,7 @@ from datetime import date
 from functools import cached_property
 from typing import NamedTuple
 
-from bench.parse.kernel_form import Form, Reading, State, compile_form, read_form
+from bench.parse.kernel_form import Form, Reading, State, compile_form, is_certain, read_form
 from bench.parse.kernel_text import Log, Text, before
 
 _P = "microcode: "
@@ -119,14 +119,17 @@ ROWS = (
 )
 EVENTS = tuple(dict.fromkeys(row.event for row in ROWS))
 _FORMS = tuple((row, compile_form(row.form)) for row in ROWS)
+_BEGINNINGS = (_P, "CPU", "IA-32 Microcode", "error! ")
+"""Each form begins with one of them."""
 
 # A broken line without numbers is joined to the next only if as much of the text stands on the first.
 _TELLING_CHARACTERS = 24
 
 _AMD = re.compile(
     rb"patch_level=|CPU0: (?:AMD|Hygon) |vendor_id\s*: (?:AuthenticAMD|HygonGenuine)|x86/amd: |microcode_amd"
+    rb"|x86/pm: family 0x1[0-9a-f] cpu|AMD PMU driver"
 )
-_INTEL = re.compile(rb"CPU0: Intel|vendor_id\s*: GenuineIntel|sig=0x[0-9a-f]+, pf=0x")
+_INTEL = re.compile(rb"CPU0: Intel|Intel PMU driver|vendor_id\s*: GenuineIntel|sig=0x[0-9a-f]+, pf=0x")
 
 
 @dataclass(frozen=True)
@@ -164,23 +167,29 @@ class MicrocodeReader:
         """The statement on this line, or None if there is none that can be trusted."""
         text = self._log.clean(line)
         at = len(before(text.text))
+        if not text.text.startswith(_BEGINNINGS, at):
+            return None
         found = self._whole(text, at) or self._wrapped(text, at) or self._cut(text, at)
         if found is None or (found[0].common and self._amd):
             return None
         row, text, reading = found
-        return _statement(row, line, text.span(at, reading.stop), reading.values)
+        return _statement(row, self._log.number(line), text.span(at, reading.stop), reading.values)
 
     def _whole(self, text: Text, at: int) -> tuple[Row, Text, Reading] | None:
-        for row, parts in _FORMS:
-            reading = read_form(parts, text.text, at)
-            if reading.state is not State.WHOLE or _is_doubtful_rest(reading):
+        readings = [(row, parts, read_form(parts, text.text, at)) for row, parts in _FORMS]
+        for row, parts, reading in sorted(readings, key=lambda each: len(each[2].wrong)):
+            if reading.state is not State.WHOLE or _is_doubtful_rest(reading) or reading.says_nothing:
                 continue
+            if reading.wrong and self._wrapped(text, at):
+                return None
             if reading.open and (reading.rest or self._log.may_go_on(text)):
                 if self._wrapped(text, at):
                     return None
                 reading.values.pop(reading.open, None)
             elif reading.rest:
                 _drop_last(reading, parts)
+            if self._log.may_go_on(text) and not _keep_common(row, reading, readings):
+                return None
             return row, text, reading
         return None
 
@@ -189,23 +198,36 @@ class MicrocodeReader:
             alone = read_form(parts, text.text, at)
             if not alone.literals and not (alone.state is State.CUT and len(text.text) - at > _TELLING_CHARACTERS):
                 continue
-            for whole in self._log.joined(text):
+            for whole, breaks in self._log.joined(text):
                 reading = read_form(parts, whole.text, at)
-                sure = not (reading.open and self._log.may_go_on(whole))
+                sure = not (reading.open and self._log.may_go_on(whole)) and is_certain(reading, whole.text, breaks)
                 if reading.state is State.WHOLE and not reading.rest and not reading.wrong and sure:
                     return row, whole, reading
         return None
 
     def _cut(self, text: Text, at: int) -> tuple[Row, Text, Reading] | None:
         """The line ends inside the statement: taken if what is there belongs to one event only."""
-        fits = []
+        fits, events = [], set()
         for row, parts in _FORMS:
             reading = read_form(parts, text.text, at)
-            # The text before the first number that matters, so that "microcode: CPU0" alone says nothing.
-            needed = 2 if len(parts) > 1 and getattr(parts[1], "name", "") == "cpu" else 1
-            if reading.state is State.CUT and reading.literals >= needed and len(parts) > 1:
+            if reading.state is not State.CUT or reading.says_nothing:
+                continue
+            events.add(row.event)
+            # The text before the first number that matters, so that "microcode: CPU0" or "microcode: " say nothing.
+            needed = 2 if parts[0] == _P or (len(parts) > 1 and getattr(parts[1], "name", "") == "cpu") else 1
+            if reading.literals >= needed and len(parts) > 1:
                 fits.append((row, text, reading))
-        return fits[0] if len({row.event for row, _, _ in fits}) == 1 else None
+        return fits[0] if fits and len(events) == 1 else None
+
+
+def _keep_common(row: Row, reading: Reading, readings: list[tuple[Row, Form, Reading]]) -> bool:
+    """Where a longer text begins with the same words: keep what both say; False if they are different events."""
+    for other, _, longer in readings:
+        if longer.state is State.CUT and not longer.says_nothing:
+            reading.values = {k: v for k, v in reading.values.items() if longer.values.get(k) == v}
+            if other.event != row.event:
+                return False
+    return True
 
 
 def _is_doubtful_rest(reading: Reading) -> bool:
@@ -226,7 +248,7 @@ def _statement(row: Row, line: int, span: tuple[int, int], values: dict[str, str
 
     return Microcode(
         event=row.event,
-        line=line + 1,
+        line=line,
         span=span,
         cpu=int(values["cpu"]) if "cpu" in values else None,
         before=number("from"),

@@ -9,6 +9,9 @@
 (arch/x86_64/kernel/head.S, arch/x86/kernel/head_64.S, arch/x86/mm/extable.c.) Where a tool has put a symbol in the
 place of the instruction address (``IP 0010:strlen+0x4/0x30``), the symbol is given and no address.
 
+A CR2 of 5 to 15 digits that begins as kernel addresses do is taken for one whose end is lost (`truncated`), unless the
+register dump has it too.
+
 4.14 … 5.9, page fault that the early handler rejects: the stub keeps the vector in a register that the call may
 change, and what is printed is the low half of the leaf that was not made: (CR2 & 0xffe00000) + 0xe3. Where CR2 says
 that this is so, `vector` is 14 and `printed_vector` what stands there. When the kernel has moved its direct map
@@ -25,7 +28,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bench.parse.kernel_form import SYMBOL, Form, Reading, State, compile_form, read_form
+from bench.parse.kernel_form import SYMBOL, Form, Reading, State, compile_form, is_certain, is_finished, read_form
 from bench.parse.kernel_text import Log, Text, before, is_printk, quotes
 from bench.x86.fault import GENERAL_PROTECTION, PAGE_FAULT, VECTORS, PageFault, pushes_error
 
@@ -71,7 +74,7 @@ class EarlyException:
     truncated: bool
     """The line ends before the statement does, or may do so."""
     intact: bool
-    """Nothing that is printed contradicts anything else."""
+    """Nothing that is printed contradicts anything else. Where nothing can, a wrong digit leaves it so."""
     printed_vector: int | None
     """The number in the vector's place."""
     why: tuple[str, ...] = ()
@@ -92,7 +95,7 @@ def read_panic(log: Log, line: int) -> EarlyException | None:
     text, reading, truncated = _best(log, text, at)
     if spliced and (reading.state is not State.WHOLE or reading.rest or reading.wrong):
         return None
-    if not reading.values and text.terminated:
+    if (not reading.values and text.terminated) or reading.says_nothing:
         return None
     if reading.stop <= at:
         reading.stop = len(text.text.rstrip())
@@ -106,11 +109,12 @@ def _best(log: Log, text: Text, at: int) -> tuple[Text, Reading, bool]:
     open_end = alone.open is not None and not alone.rest and log.may_go_on(text)
     if alone.state is not State.CUT and not open_end:
         return text, alone, False
-    for whole in log.joined(text):
+    for whole, breaks in log.joined(text):
         parts = _form(whole.text, at)
         reading = read_form(parts, whole.text, at)
         good = reading.state is State.WHOLE and not reading.rest and not reading.wrong
-        if good and not (reading.open and log.may_go_on(whole)) and _plausible(reading):
+        good = good and not (reading.open and log.may_go_on(whole)) and is_certain(reading, whole.text, breaks)
+        if good and _plausible(reading):
             return whole, reading, False
     if alone.open:
         alone.values.pop(alone.open, None)
@@ -133,7 +137,7 @@ def _judged(log: Log, line: int, text: Text, at: int, reading: Reading, truncate
         why.append("other text stands inside the statement")
     if reading.rest:
         why.append("other text stands behind the statement")
-        if reading.open is None and len(values.get("cr2", "")) < 16:
+        if reading.open is None and not is_finished("hex", values.get("cr2", "")):
             values.pop("cr2", None)
     ip, symbol = _address(values.get("ip"))
     cs = values.get("cs")
@@ -141,16 +145,21 @@ def _judged(log: Log, line: int, text: Text, at: int, reading: Reading, truncate
         cs = cs.lstrip("0") or "0"
         if symbol is None:
             cs, why = None, [*why, "cs: leading zeros"]
+    dump = _dump(log, text.last)
+    if _lost_digits(values.get("cr2"), dump):
+        values.pop("cr2")
+        truncated = True
     cr2 = values.get("cr2")
     error = _number(values.get("error"))
     printed = _number(values.get("vector"))
-    vector, excuse = _vector(printed, cr2)
+    new = _form(text.text, at) is _NEW
+    vector, excuse = _vector(printed, cr2, new=new)
     if excuse:
         why.append(excuse)
-    seen = _Seen(vector, _number(cs), _number(ip), error, _number(cr2), new=_form(text.text, at) is _NEW)
-    why += [*_illegal(seen), *_dump_says(_dump(log, text.last), seen, symbol)]
+    seen = _Seen(vector, _number(cs), _number(ip), error, _number(cr2), new)
+    why += [*_illegal(seen), *_dump_says(dump, seen, symbol)]
     return EarlyException(
-        line=line + 1,
+        line=log.number(line),
         span=text.span(at, reading.stop),
         vector=vector,
         cs=cs,
@@ -179,11 +188,19 @@ def _address(word: str | None) -> tuple[str | None, str | None]:
     return None, word.split(" (")[0]
 
 
-def _vector(printed: int | None, cr2: str | None) -> tuple[int | None, str]:
+def _lost_digits(cr2: str | None, dump: str) -> bool:
+    """Whether the end of `cr2` seems to be lost: it begins as an address of 16 digits does, and nothing confirms it."""
+    if cr2 is None or not 4 < len(cr2) < 16 or not cr2.startswith("ffff"):
+        return False
+    found = _DUMP_CR2.search(dump)
+    return found is None or int(found[1], 16) != int(cr2, 16)
+
+
+def _vector(printed: int | None, cr2: str | None, *, new: bool) -> tuple[int | None, str]:
     """The vector that the printed number means, and what is wrong with it if something is."""
     if printed is None or printed in _VECTORS:
         return printed, ""
-    if printed & 0x1FFFFF == _LEAF_FLAGS and printed >> 32 == 0:
+    if new and printed & 0x1FFFFF == _LEAF_FLAGS and printed >> 32 == 0:
         if cr2 is None:
             return None, ""
         leaf = (int(cr2, 16) & 0xFFE00000) + _LEAF_FLAGS
@@ -267,11 +284,11 @@ def _is_canonical(address: int) -> bool:
 
 
 def _dump(log: Log, last: int) -> str:
-    """The lines behind the statement, up to the next one, without marks of mail."""
+    """The lines behind the statement, up to the next one or the next boot, without marks of mail."""
     lines = []
     for line in range(last + 1, min(last + 1 + _DUMP_LINES, len(log))):
         text = log.clean(line).text
-        if HEAD in text:
+        if HEAD in text or "Linux version " in text:
             break
         lines.append(text[len(quotes(text)) :])
     return "\n".join(lines)

@@ -3,25 +3,32 @@
 Between the kernel and the file stand serial lines, terminals, loggers and mail programs. What they do to a line
 is undone here only where it is certain:
 
-* line ends CR LF, CR CR LF, lone CR, ``^M``; colours and other terminal escapes, also as syslog writes them;
+* UTF-16 with a byte order mark, as Windows' shells write what they redirect; UTF-8's mark;
+* line ends CR LF, CR CR LF, lone CR, ``^M``; NULs at a line's edges; colours and other terminal escapes, also as
+  syslog writes them;
 * mail in quoted-printable, where a line that ends in ``=`` goes on (taken only if the file has ``=3D`` or says so);
-* what stands before the statement: quotation marks of mail, printk's level, time and caller, syslog, journald,
-  netconsole, ``dmesg -T`` and ``-x``, the stamps of console programs and of test labs;
-* a line that a mail program broke at a space, or a terminal at column 80: `Log.joined` offers the pieces, and the
-  caller takes them only if they make one whole statement that ends where the last piece ends.
+* what stands before the statement: quotation marks of mail, printk's level, time and caller, syslog, journald (in
+  any language), netconsole, ``dmesg -T`` and ``-x``, the stamps of console programs and of test labs;
+* a line that a mail program broke at a blank, a terminal at column 80, or some tool anywhere: `Log.joined` offers the
+  pieces, and the caller takes them only if they make one whole statement that ends where the last piece ends; of a
+  number that is broken elsewhere than at column 80, only if it cannot lack a digit.
 
-All text is Latin-1: one character for one byte, so that nothing is lost and nothing is invented.
+All text is Latin-1: one character for one byte (of UTF-16: for one code unit), so that nothing is lost and nothing
+is invented.
 """
 
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 TERMINAL_COLUMNS = 80
+# No kernel, with whatever stands before it, writes longer lines; what lies behind is not looked at.
+LINE_CHARACTERS_MAX = 8192
 
 _LINE_END = re.compile(rb"\r*\n|\r")
 _ESCAPE = re.compile(
@@ -32,10 +39,13 @@ _SOFT_BREAKS_MAX = 30
 _QUOTED_BYTE = re.compile(r"=([0-9A-F]{2})")
 _QUOTED_FILE = re.compile(rb"(?i:transfer-encoding:\s*quoted-printable)|=3D")
 
-_BLANK = r"[ \t\x00]|\xc2\xa0"
+_BLANK = r"[ \t\x00]|\xc2\xa0|\xef\xbb\xbf"
+_HOST = r"[\w.@\x80-\xff-]+"
+# journald writes months in the reader's language, so only what follows tells a stamp from a sentence.
+_ANY_MONTH = r"[\w.\x80-\xff]{1,24}[ ]+\d{1,2}[ ]\d\d:\d\d:\d\d"
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _STAMP = rf"""
-    \d{{4}}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?
+    (?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[ ])?\d{{4}}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?
   | (?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),?[ ])?{_MONTH}[ ]+\d{{1,2}}[ ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[ ]\d{{4}})?
   | \d\d[/-]\d\d(?:[/-]\d{{2,4}})?[ ]\d\d:\d\d:\d\d(?:[.,]\d+)?
   | \d\d:\d\d:\d\d(?:[.,:]\d+)?
@@ -45,16 +55,18 @@ _STAMP = rf"""
 _BEFORE = re.compile(
     rf"""(?: {_BLANK}
       | [>|\#]+ | [A-Za-z]{{1,4}}>                                  # mail quotes, boxes
-      | (?:{_STAMP}) (?:[ ]+ (?:[\w.@-]+[ ]+){{1,3}}? (?:kernel|vmunix|klogd)(?:\[\d+\])?:)?
-      | (?:[\w.@-]+[ ]+(?:kern\.\w+[ ]+)?)? kernel(?:\[\d+\])?: (?=[ ])
+      | {_ANY_MONTH}[ ]+{_HOST}[ ]+(?:kernel(?:\[\d+\])?:|(?=IA-32[ ]|microcode:[ ]|PANIC:[ ]))
+      | (?:{_STAMP}) (?:[ ]+ (?:{_HOST}[ ]+){{1,3}}? (?:kernel|vmunix|klogd)(?:(?:\[\d+\])?:|[ ]-[ ]-[ ]-(?=[ ])))?
+      | (?:{_HOST}[ ]+(?:kern\.\w+[ ]+)?)? kernel(?:\[\d+\])?: (?=[ ])
       | kern[ ]*:[ ]*[a-z]+[ ]*:                                    # dmesg -x
-      | <\d{{1,3}}>
-      | \[[ ]*\+?\d+\.\d{{1,9}}\] | \[[ ]*[TC]\d+\] | \[[ ]*\d{{1,10}}\]   # printk: time, caller, process
+      | <\d{{1,3}}>(?:1[ ](?=\d))?                                   # syslog's number, RFC 5424's version
+      | \[[ ]*\+?\d+\.\d{{1,9}}(?:[ ]+\d+\.\d{{1,9}})?\] | \[[ ]*[TC]\d+\] | \[[ ]*\d{{1,10}}\] # printk
       | \[[^][\"'`]{{0,40}}\d\d:\d\d[^][\"'`]{{0,24}}\]
       | \d+,\d+,\d+,[^;\"'`]{{0,40}};                               # netconsole
       | \(d\d+(?:v\d+)?\)                                           # a guest's line on Xen's console
       | \d\d[OE]\+?(?=[ ])                                          # GitLab's runner
       | [\w.-]{{1,40}}[ ]*\|
+      | MESSAGE=                                                    # journalctl -o verbose
       | (?:tty\w+|console|serial|guest|qemu|stdout|stderr)[\w.-]*:(?=[ ])
     )*+""",
     re.VERBOSE | re.ASCII,
@@ -95,17 +107,19 @@ class Log:
     """A file's lines. Lines are numbered from 0 here; a line ends at LF, CR LF or CR."""
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.starts: list[int] = [0]
-        self._stops: list[int] = []
-        for end in _LINE_END.finditer(data):
+        self.data, self._first, self._width = _one_byte_each(data)
+        self.starts = array("Q", [0])
+        self._stops = array("Q")
+        for end in _LINE_END.finditer(self.data):
             self._stops.append(end.start())
             self.starts.append(end.end())
-        if self.starts[-1] == len(data) and len(self.starts) > 1:
+        if self.starts[-1] == len(self.data) and len(self.starts) > 1:
             self.starts.pop()
         else:
-            self._stops.append(len(data))
-        self._quoted = bool(_QUOTED_FILE.search(data))
+            self._stops.append(len(self.data))
+        self.is_quoted = bool(_QUOTED_FILE.search(self.data))
+        self._newline = b"\n" if b"\n" in self.data else b"\r"
+        self._counted = (0, 1)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -114,10 +128,16 @@ class Log:
         """The line in which a byte lies."""
         return bisect_right(self.starts, offset) - 1
 
+    def number(self, line: int) -> int:
+        """What editors call that line: they count line feeds (or carriage returns where there is no line feed)."""
+        before, count = self._counted if self._counted[0] <= self.starts[line] else (0, 1)
+        self._counted = (self.starts[line], count + self.data.count(self._newline, before, self.starts[line]))
+        return self._counted[1]
+
     def clean(self, line: int) -> Text:
         """One line without escapes; in quoted-printable with the lines that it goes on to."""
         text = self._plain(line)
-        if not self._quoted:
+        if not self.is_quoted:
             return text
         whole = _unquoted(text)
         for _ in range(_SOFT_BREAKS_MAX):
@@ -129,18 +149,28 @@ class Log:
 
     def _plain(self, line: int) -> Text:
         start, stop = self.starts[line], self._stops[line]
-        characters = self.data[start:stop].decode("latin-1")
-        text = Text(characters, range(start, stop), range(start + 1, stop + 1), line, stop < len(self.data))
+        length = min(stop - start, LINE_CHARACTERS_MAX)
+        characters = self.data[start : start + length].decode("latin-1")
+        first, width = self._first + self._width * start, self._width
+        starts = range(first, first + width * length, width)
+        ends = range(first + width, first + width * (length + 1), width)
+        whole = start + length == stop < len(self.data)
+        text = Text(characters, starts, ends, line, whole)
         if "\x1b" in characters or "#033[" in characters:
             text = _without_escapes(text)
+        text = text.cut(0, len(text.text.rstrip("\0")))
         return text.cut(0, len(text.text) - 2) if text.text.endswith("^M") else text
 
-    def joined(self, text: Text) -> Iterator[Text]:
-        """`text` with the one or two lines behind it, as a terminal and as a mail program would have broken it."""
-        for hard in (True, False):
+    def joined(self, text: Text) -> Iterator[tuple[Text, tuple[int, ...]]]:
+        """`text` with the one or two lines behind it, as a terminal, a mail program and any other tool would have
+        broken it; and the characters where it was broken by a tool of which nothing is known."""
+        for hard, columns in ((True, TERMINAL_COLUMNS), (False, None), (True, None)):
             whole = text
+            breaks: tuple[int, ...] = ()
             for _ in range(2):
-                if whole.last + 1 >= len(self) or (hard and len(self.clean(whole.last).text) != TERMINAL_COLUMNS):
+                if whole.last + 1 >= len(self):
+                    break
+                if columns and len(self.clean(whole.last).text) != columns:
                     break
                 more = self.clean(whole.last + 1)
                 if not hard:
@@ -148,8 +178,9 @@ class Log:
                 if not more.text.strip() or _PRINTK_TIME.search(more.text):
                     break
                 left = whole if hard else whole.cut(0, len(whole.text.rstrip()))
+                breaks += (len(left.text),) if hard and not columns else ()
                 whole = left.plus("" if hard else " ", more)
-                yield whole
+                yield whole, breaks
 
     @cached_property
     def is_wider_than_a_terminal(self) -> bool:
@@ -185,10 +216,25 @@ def is_printk(prefix: str) -> bool:
     return _PRINTK_TIME.search(prefix) is not None
 
 
+def _one_byte_each(data: bytes) -> tuple[bytes, int, int]:
+    """`data` as one byte for each character, the offset of the first in `data`, and the width of each."""
+    if data[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        return data, 0, 1
+    low, high = (data[2::2], data[3::2]) if data[0] == 0xFF else (data[3::2], data[2::2])
+    low, high = low[: len(data) // 2 - 1], high[: len(data) // 2 - 1]
+    if high.count(0) != len(high):
+        low = bytes(0x1A if above else byte for byte, above in zip(low, high, strict=False))
+    return low, 2, 2
+
+
 def _without_escapes(text: Text) -> Text:
     keep: list[int] = []
     at = 0
     for escape in _ESCAPE.finditer(text.text):
+        around = text.text[max(0, escape.start() - 1) : escape.start()] + text.text[escape.end() : escape.end() + 1]
+        # Within a word only colours are believed: else a damaged byte would take a digit with it.
+        if len(around) == 2 and around.isalnum() and escape[0][-1] not in "mK":
+            continue
         keep.extend(range(at, escape.start()))
         at = escape.end()
     keep.extend(range(at, len(text.text)))

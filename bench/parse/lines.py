@@ -47,6 +47,11 @@ class Stretch:
     why: str = ""
 
 
+def has_record(data: bytes) -> bool:
+    """Whether anything in `data` has the form of a record, true or not."""
+    return _RECORD.search(data) is not None
+
+
 def learn_nonce(data: bytes) -> int | None:
     """The nonce of the first `boot` record that is true under the nonce that it carries, or None."""
     for match in _NONCE.finditer(data):

@@ -19,7 +19,7 @@ from bench.errors import UsageError
 from bench.records import Machine
 from bench.scenarios import terms
 from bench.scenarios.expand import Skip, steps_on, unmet
-from bench.scenarios.files import AnyStep, Bytes, Needs, Pool, StrictModel, complaint
+from bench.scenarios.files import AnyStep, Bytes, Needs, Place, Pool, StrictModel, complaint
 from bench.scenarios.ground import Ground, Unfit
 from bench.script import ScriptWindow
 from bench.wire import VARIANTS
@@ -54,6 +54,10 @@ class BootPlan(StrictModel):
     """Virtual machines only: what CPUID says; the microcode loader does nothing under a hypervisor."""
     initrd: Literal["none", "empty", "zeros"] = "empty"
     """What the initrd holds beside the exerciser's script: nothing, or 6 MiB of zeros, which the loader reads."""
+    init: list[Literal["cpuinfo", "hotplug", "suspend"]] = Field(default=[])
+    """What init does before the boot is done, in this order; without any the boot is done at the window's end."""
+    kexec: list[Place] = Field(default=[])
+    """Physical addresses: one boot each, in which init starts the kernel a second time, placed there."""
     rounds: int = Field(default=1, ge=1, le=64)
     needs: Needs = Needs()
     steps: list[AnyStep] = Field(default=[])
@@ -71,6 +75,15 @@ class KernelBoot:
     filler_bytes: int
     """Zeros in the initrd."""
     with_initrd: bool
+    init: tuple[str, ...] = ()
+    """What init does; with `kexec` that comes last."""
+    kexec: int | None = None
+    """Physical address at which the kernel is started a second time, in the same boot."""
+
+    @property
+    def windows(self) -> int:
+        """How many windows the boot has."""
+        return 1 if self.kexec is None else 2
 
 
 def load_boot_plans(root: Path) -> dict[str, BootPlan]:
@@ -98,11 +111,13 @@ def expand_boots(plan: BootPlan, machine: Machine, variant: str) -> tuple[Kernel
         return Skip("asks for memory or a processor flag that only a virtual machine can be given")
     found: list[KernelBoot] = []
     try:
-        for _, processors, memory, pool in product(range(plan.rounds), plan.processors, sizes, plan.pool):
+        places: list[int | None] = [*(terms.size(text) for text in plan.kexec)] or [None]
+        choices = product(range(plan.rounds), plan.processors, sizes, plan.pool, places)
+        for _, processors, memory, pool, place in choices:
             fitted = _fitted(plan, machine, processors, memory)
             if reason := unmet(plan.needs, fitted):
                 return Skip(reason)
-            found.append(_boot(plan, fitted, variant, pool, len(found)))
+            found.append(replace(_boot(plan, fitted, variant, pool, len(found)), kexec=place))
     except Unfit as unfit:
         return Skip(str(unfit))
     return tuple(found)
@@ -126,7 +141,8 @@ def _boot(plan: BootPlan, machine: Machine, variant: str, pool: int, number: int
         script = ScriptWindow(0, VARIANTS.index(variant), pool, _LINKED_AT, levels, steps)
     words = list(_words(plan, pool))
     filler = 6 << 20 if plan.initrd == "zeros" else 0
-    return KernelBoot(plan.name, machine, " ".join(words), pool, script, filler, plan.initrd != "none" or bool(script))
+    with_initrd = plan.initrd != "none" or bool(script)
+    return KernelBoot(plan.name, machine, " ".join(words), pool, script, filler, with_initrd, tuple(plan.init))
 
 
 def _words(plan: BootPlan, pool: int) -> Iterator[str]:

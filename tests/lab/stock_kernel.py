@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import bisect
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 from bench.images.kernel import KernelImage, build_kernel
-from bench.images.linux_facts import read_linux_facts
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, boot
-from bench.linux import Offer, Unpatched
+from bench.linux import Unpatched
 from bench.parse.capture_file import read_captures
 from bench.records import Capture, Machine
+from bench.run_kernel import handler_of
+from bench.unpatched import CONSOLE, describe_boot
+
+__all__ = ["CONSOLE", "addresses", "boot_kernel", "image", "machine", "patched", "unpatched", "where"]
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
-CONSOLE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1"
 # A kernel without a root file system panics and, by panic=-1, resets the machine: that ends the boot.
 LIMITS = Limits(first_byte_s=60, silence_s=20, total_s=90)
 
@@ -42,31 +45,18 @@ def machine(name: str = "skylake-server", *, memory_bytes: int = 512 * MIB, hype
     return replace(found, memory_bytes=memory_bytes, virtual=replace(found.virtual, properties=properties))
 
 
-def unpatched(
-    kernel: KernelImage, on: Machine, command_line: str, initrd: bytes, *, firmware: str = "bios"
-) -> Unpatched:
+def unpatched(kernel: KernelImage, on: Machine, command_line: str, initrd: bytes, *, entry: str = "") -> Unpatched:
     """What a boot of `kernel` on `on` is judged by."""
-    assert on.virtual is not None
-    offer = Offer(
-        memory_bytes=on.memory_bytes,
-        signature=on.signature,
-        maxphyaddr=on.maxphyaddr,
-        nx=on.nx,
-        hypervisor_bit="hypervisor=off" not in on.virtual.properties,
-        firmware=firmware,
-        command_line=command_line,
-        initrd_bytes=len(initrd),
-    )
-    return Unpatched(read_linux_facts(kernel.folder, kernel.release), offer)
+    return describe_boot(kernel, on, command_line, initrd, handler_of(kernel.release), entry=entry)
 
 
 def boot_kernel(
     folder: Path, kernel: Path, on: Machine, command_line: str, *, initrd: bytes = b"", limits: Limits = LIMITS,
-    **more: Any,
+    more_meta: Mapping[str, object] = MappingProxyType({}),
 ) -> tuple[Capture, bytes]:  # fmt: skip
     """The capture of one boot, and QEMU's log of exceptions."""
-    meta = {"nonce": "1", "image": kernel.name, "virtual": True}
-    boot(on, Load(kernel, initrd, command_line), folder, meta=meta, limits=limits, witness=True, **more)
+    meta = {"nonce": "1", "image": kernel.name, "virtual": True, **more_meta}
+    boot(on, Load(kernel, initrd, command_line), folder, meta=meta, limits=limits, witness=True)
     (capture,) = read_captures(folder)
     return capture, (folder / "exceptions.log").read_bytes()
 
@@ -77,7 +67,7 @@ def addresses(kernel: KernelImage) -> dict[str, int]:
     return {name: int(address, 16) for address, _, name in (line.split() for line in lines)}
 
 
-def where(kernel: KernelImage) -> Any:
+def where(kernel: KernelImage) -> Callable[[int], str | None]:
     """A function from an address to the name of the function that it lies in."""
     known = sorted((address, name) for name, address in addresses(kernel).items() if address >> 31)
 

@@ -9,9 +9,10 @@ import sys
 
 import serial
 
-from bench.lab.urls import listen_unix
+from bench.lab.urls import fifo, listen_unix
 
 sys.modules[f"{__name__}.protocol_listen+unix"] = listen_unix
+sys.modules[f"{__name__}.protocol_fifo"] = fifo
 
 
 def register() -> None:

@@ -188,6 +188,8 @@ void __init bench_trace_boot(unsigned long real_mode_data)
 	bench.pool_given = bench_pool_limit;
 	bench_text(BENCH_BOOT_COMMAND_LINE, boot_command_line);
 	bench_close();
+	/* Before later tables are taken, the trampoline's remains are still in the pool. */
+	bench_digest();
 	if (pool < 1 || pool > BENCH_POOL)
 		bench_refuse(0, "bench.pool is not a number from 1 to 64");
 	else if (option_is("bench.script"))

@@ -240,11 +240,17 @@ void bench_touch(u32 access, u64 from, u64 to, u64 size, bool fixup, u64 ip)
 	bench_close();
 }
 
-/* Called later too, when memory is added to a running kernel. */
-void bench_trace_table_page(const void *va)
+/* Both are called later too, when memory is added to a running kernel. */
+void bench_trace_read(const void *va, unsigned long bytes)
 {
 	if (bench.open)
-		bench_touch(BENCH_ACCESS_WRITE, (unsigned long)va, 0, PAGE_SIZE, false, 0);
+		bench_touch(BENCH_ACCESS_READ, (unsigned long)va, 0, bytes, false, 0);
+}
+
+void bench_trace_write(const void *va, unsigned long bytes)
+{
+	if (bench.open)
+		bench_touch(BENCH_ACCESS_WRITE, (unsigned long)va, 0, bytes, false, 0);
 }
 
 /* ---- Exceptions ---- */
@@ -256,6 +262,7 @@ static void __init __noreturn bench_broken(const struct pt_regs *regs)
 	bench_uart_put('\n');
 	bench_unlock();
 	bench_refuse(regs->ip, "the trace itself raised an exception");
+	bench_done();
 	bench_stop();
 }
 

@@ -36,8 +36,9 @@ void bench_trace_ucode_file(const void *data, unsigned long bytes);
 void bench_trace_ucode_chosen(const void *update);
 void bench_trace_ucode_after(void);
 
-/* A page of the direct map, at va, is about to be cleared: it becomes one of the final tables. */
-void bench_trace_table_page(const void *va);
+/* Memory of the direct map is about to be read or written, where nothing else says so beforehand. */
+void bench_trace_read(const void *va, unsigned long bytes);
+void bench_trace_write(const void *va, unsigned long bytes);
 
 /* In place of do_early_exception(), around it. */
 void bench_early_exception(struct pt_regs *regs, int trapnr);

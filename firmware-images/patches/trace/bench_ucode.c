@@ -9,11 +9,10 @@
 
 #include "bench_internal.h"
 
-/* A header's dwords (SDM vol. 3A, "Microcode Update"). */
+/* Dwords of an update's header (SDM vol. 3A, "Microcode Update"). */
 #define UPDATE_REVISION 1
 #define UPDATE_SIGNATURE 3
 #define UPDATE_FLAGS 6
-#define UPDATE_DWORDS 12
 
 /* The file that the update was chosen from; offsets count from its start. */
 static unsigned long file __bench_data = 0;
@@ -22,8 +21,8 @@ static unsigned long file_bytes __bench_data = 0;
 /* Several processors may load at once. */
 static struct search {
 	u32 before;
-	u32 chosen;
-	u32 header[UPDATE_DWORDS];
+	/* The chosen update; at is 0 if there is none. */
+	u32 revision, signature, flags;
 	unsigned long at;
 } searches[NR_CPUS] __bench_data = { { 0 } };
 
@@ -33,7 +32,7 @@ void bench_trace_ucode_before(void)
 
 	if (!bench_knows_revision())
 		return;
-	s->chosen = 0;
+	s->at = 0;
 	s->before = bench_revision();
 }
 
@@ -47,14 +46,14 @@ void bench_trace_ucode_file(const void *data, unsigned long bytes)
 void bench_trace_ucode_chosen(const void *update)
 {
 	struct search *s = &searches[raw_smp_processor_id()];
-	int i;
+	const volatile u32 *header = update;
 
 	if (!update)
 		return;
-	for (i = 0; i < UPDATE_DWORDS; i++)
-		s->header[i] = ((const volatile u32 *)update)[i];
+	s->revision = header[UPDATE_REVISION];
+	s->signature = header[UPDATE_SIGNATURE];
+	s->flags = header[UPDATE_FLAGS];
 	s->at = (unsigned long)update;
-	s->chosen = 1;
 }
 
 void bench_trace_ucode_after(void)
@@ -66,13 +65,13 @@ void bench_trace_ucode_after(void)
 	bench_open(BENCH_UCODE);
 	bench_number(BENCH_UCODE_PROCESSOR, raw_smp_processor_id());
 	bench_number(BENCH_UCODE_BEFORE, s->before);
-	if (s->chosen) {
+	if (s->at) {
 		/* A copy that the kernel keeps for later is not in the file. */
 		if (s->at - file < file_bytes)
 			bench_number(BENCH_UCODE_OFFSET, s->at - file);
-		bench_number(BENCH_UCODE_SIGNATURE, s->header[UPDATE_SIGNATURE]);
-		bench_number(BENCH_UCODE_FLAGS, s->header[UPDATE_FLAGS]);
-		bench_number(BENCH_UCODE_REVISION, s->header[UPDATE_REVISION]);
+		bench_number(BENCH_UCODE_SIGNATURE, s->signature);
+		bench_number(BENCH_UCODE_FLAGS, s->flags);
+		bench_number(BENCH_UCODE_REVISION, s->revision);
 	}
 	bench_number(BENCH_UCODE_AFTER, bench_revision());
 	bench_close();

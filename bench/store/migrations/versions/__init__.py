@@ -1,0 +1,1 @@
+"""One file a schema version; its revision is the version in four digits."""
