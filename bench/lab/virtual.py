@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from bench.errors import LabError, UsageError
 from bench.lab.load import Load
+from bench.lab.power import Incident, IncidentKind
 from bench.lab.power.qemu import QemuPower
 from bench.lab.virtual_cpu import VirtualProcessors
 from bench.records import Machine, VirtualSpec
@@ -73,6 +74,7 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
         if processors is not None:
             command += ["-chardev", f"socket,id=gdb,path={_escape(stub)},server=on,wait=off", "-gdb", "chardev:gdb"]
             power = QemuPower(command, folder, before_run=lambda: _attach(processors, stub))
+            processors.give_up = lambda why: power.note(Incident(IncidentKind.LOST, {"virtual processors": why}))
         try:
             if load.offer is not None:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,8 @@ class VirtualProcessors:
     writes: list[Written] = field(default_factory=list)
     trouble: LabError | None = None
     """Why it could not go on playing."""
+    give_up: Callable[[str], None] = lambda _: None
+    """Called with the reason, from another thread, when there is trouble: the machine stands still for good."""
     slide: int | None = None
     """By how much the kernel was moved."""
 
@@ -132,6 +134,8 @@ class VirtualProcessors:
             self.trouble = error
         except Exception as error:
             self.trouble = LabError(f"the virtual processors broke: {error!r}", component="virtual processors")
+        if self.trouble is not None:
+            self.give_up(str(self.trouble))
 
     def _find_kernel(self, remote: GdbRemote) -> None:
         """The direct map is used for the first time: by how much has the kernel been moved?"""

@@ -10,7 +10,7 @@ import gzip
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from bench.x86.early_cpio import DIRECTORY, REGULAR, UCODE_PATH, build, header
+from bench.x86.early_cpio import DIRECTORY, UCODE_PATH, build, header
 from bench.x86.microcode import HEADER_BYTES, TABLE_HEAD, TABLE_ROW, dword_sum, read_update
 from bench.x86.microcode_build import build_update, set_word
 from bench.x86.microcode_processor import Act, ProcessorRules
@@ -163,12 +163,13 @@ def _bad_row(ground: Ground) -> bytes:
 
 def _misaligned(ground: Ground) -> Trial:
     """Its data lies 4 bytes behind a multiple of 16: well enough for cpio, and not for WRMSR."""
-    name = UCODE_PATH.encode() + b"\0"
-    at = len(header(b"kernel\0", DIRECTORY | 0o755, 0))
-    name += bytes(-(at + 110 + len(name) - 4) % 16)
-    early = header(b"kernel\0", DIRECTORY | 0o755, 0) + header(name, REGULAR | 0o644, len(ground.newest))
-    early += ground.newest
-    return _trial(ground, early + bytes(-len(early) % 4) + build({}))
+    aligned = _file(ground.newest)
+    at = aligned.index(ground.newest)
+    # One entry more, of a length that is 4 beyond a multiple of 16, in front of the archive.
+    filler = header(b"a" * 5 + b"\0", DIRECTORY | 0o755, 0)
+    filler = header(b"a" * (5 + (4 - len(filler)) % 16) + b"\0", DIRECTORY | 0o755, 0)
+    assert (len(filler) + at) % 16 == 4
+    return _trial(ground, filler + aligned)
 
 
 def _prefix_trap(ground: Ground) -> Trial:

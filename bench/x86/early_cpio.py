@@ -114,25 +114,34 @@ def header(name: bytes, mode: int, data_bytes: int, *, inode: int = 0, links: in
 def build(files: dict[str, bytes], *, align: int = ALIGN_BYTES, executable: frozenset[str] = frozenset()) -> bytes:
     """An early image of regular `files`, with their folders before them. Data of each begins at a multiple of `align`.
 
-    Those named in `executable` may be run. Padding goes behind the NUL of the file's own name: Linux's unpacker and
-    early loader, and cpio, all read names up to the first NUL. The same files always give the same bytes.
+    Those named in `executable` may be run. Padding goes behind the NUL of a name, which Linux's unpacker and early
+    loader, and cpio, all read up to the first NUL: of the file's last folder if that is new, so that the file's own
+    name has no more than one, and of the file if it is not. The same files always give the same bytes.
     """
     image = bytearray()
     folders: set[str] = set()
-    inode = 1
+    inode = 0
     for name, data in files.items():
-        parts = name.split("/")
-        for depth in range(1, len(parts)):
-            folder = "/".join(parts[:depth])
-            if folder not in folders:
-                folders.add(folder)
-                image += header(folder.encode() + b"\0", DIRECTORY | 0o755, 0, inode=inode, links=2)
-                inode += 1
         called = name.encode() + b"\0"
-        called += bytes(-(len(image) + HEADER_BYTES + len(called)) % align)
+        new = [f for f in _folders_of(name) if f not in folders]
+        for folder in new:
+            folders.add(folder)
+            inode += 1
+            padded = folder.encode() + b"\0"
+            if folder == new[-1]:
+                behind = len(header(called, REGULAR, 0))
+                padded += bytes(-(len(image) + len(header(padded, DIRECTORY, 0)) + behind) % align)
+            image += header(padded, DIRECTORY | 0o755, 0, inode=inode, links=2)
+        if not new:
+            called += bytes(-(len(image) + HEADER_BYTES + len(called)) % align)
+        inode += 1
         mode = 0o755 if name in executable else 0o644
         image += header(called, REGULAR | mode, len(data), inode=inode)
         image += data + bytes(-len(data) % 4)
-        inode += 1
     image += header(TRAILER.encode() + b"\0", 0, 0)
     return bytes(image + bytes(-len(image) % IMAGE_BYTES))
+
+
+def _folders_of(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

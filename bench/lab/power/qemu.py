@@ -135,7 +135,7 @@ class QemuPower(Power):
             os.close(handle)
             status = process.wait()
             if not self._expected_end:
-                self._note(
+                self.note(
                     Incident(
                         IncidentKind.LOST, {"QEMU": _status(status), "said": self._said(), "pid": str(process.pid)}
                     )
@@ -149,11 +149,12 @@ class QemuPower(Power):
             data = event.get("data")
             reason = str(data.get("reason", "")) if isinstance(data, dict) else ""
             if event["event"] == "SHUTDOWN" and reason == "guest-reset":
-                self._note(Incident(IncidentKind.RESET, {"QEMU": "reset by the guest"}))
+                self.note(Incident(IncidentKind.RESET, {"QEMU": "reset by the guest"}))
             elif not reason.startswith("host-"):
-                self._note(Incident(IncidentKind.LOST, {"QEMU": f"{event['event']} {reason}".strip()}))
+                self.note(Incident(IncidentKind.LOST, {"QEMU": f"{event['event']} {reason}".strip()}))
 
-    def _note(self, incident: Incident) -> None:
+    def note(self, incident: Incident) -> None:
+        """Something has happened to the machine. The first incident counts."""
         if self._incident is None:
             self._incident = incident
         self.changed()

@@ -1,0 +1,144 @@
+"""Virtual processors that take microcode, under kernels as they are. It proves the loader, not the processor.
+
+The tests marked `lab` use made-up updates and Debian's own kernel; those marked `microcode` Intel's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.images.kernel import build_kernel
+from bench.inventory import load_inventory
+from bench.lab.boot import Limits, Load, boot
+from bench.lab.virtual_cpu import RECORD
+from bench.microcode.cases import CASES, Ground, case
+from bench.microcode.run import Result, Subject, ground_of, run_case, subject_of
+from bench.parse.capture_file import read_captures
+from bench.records import LabEventKind, Verdict
+from tests.intel_files import intel
+
+ROOT = Path(__file__).parents[2]
+MACHINES = load_inventory(ROOT)
+
+
+@pytest.fixture(scope="module")
+def debian() -> Subject:
+    return subject_of(ROOT, build_kernel(ROOT, "debian-6.1"))
+
+
+@pytest.fixture(scope="module")
+def linux() -> dict[str, Subject]:
+    """Two generations, unpatched."""
+    return {name: subject_of(ROOT, build_kernel(ROOT, name)) for name in ("linux-6.1", "linux-7.3")}
+
+
+def run(
+    name: str, subject: Subject, folder: Path, *, machine: str = "skylake-server", ground: Ground, words: str
+) -> Result:
+    found = case(name)
+    assert found is not None
+    result = run_case(ROOT, found, machine, ground, subject, folder / name, words=words)
+    assert result.verdict is Verdict.PASS, result
+    return result
+
+
+# --- made-up updates, Debian's kernel --------------------------------------------------------------------------------
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("words", ["nokaslr", ""], ids=["nokaslr", "kaslr"])
+@pytest.mark.parametrize("processors", [1, 4])
+def test_debians_kernel_updates_every_processor(debian: Subject, tmp_path: Path, processors: int, words: str) -> None:
+    ground = ground_of(MACHINES["skylake-server"], None, processors=processors)
+    result = run("newest", debian, tmp_path, ground=ground, words=words)
+    assert result.predicted.runs == (0x100,) * processors
+    assert (tmp_path / "newest" / RECORD).read_text().count("\n") == processors
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "name", ["siblings", "refused", "first-refuses", "table-then-own", "misaligned", "first-resets"]
+)
+def test_processors_that_share_refuse_or_reset_are_as_predicted(debian: Subject, tmp_path: Path, name: str) -> None:
+    ground = ground_of(MACHINES["ivybridge"], None)
+    run(name, debian, tmp_path, machine="ivybridge", ground=ground, words="nokaslr")
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+def test_the_wrong_image_is_the_labs_trouble_and_not_the_kernels(debian: Subject, tmp_path: Path) -> None:
+    moved = tuple(replace(site, address=site.address + 1) for site in debian.sites)
+    ground = ground_of(MACHINES["skylake-server"], None)
+    found = case("newest")
+    assert found is not None
+    result = run_case(ROOT, found, "skylake-server", ground, replace(debian, sites=moved), tmp_path / "boot")
+    assert result.verdict is Verdict.MISS and "is this image the one that was booted?" in result.why
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+def test_a_machine_of_the_inventory_takes_microcode_by_its_own_table(debian: Subject, tmp_path: Path) -> None:
+    machine = MACHINES["cooperlake"]
+    assert machine.virtual is not None and machine.virtual.microcode is not None
+    from bench.microcode.cases import Trial
+    from bench.microcode.run import COMMAND_LINE, initrd_of
+    from bench.x86.early_cpio import UCODE_PATH, build
+
+    ground = ground_of(machine, None)
+    early = build({UCODE_PATH: ground.made(0x7002B01)})
+    initrd = initrd_of(Trial(early, machine.virtual.microcode), debian)
+    load = Load(debian.kernel, initrd, f"{COMMAND_LINE} nokaslr", debian.sites)
+    small = replace(machine, memory_bytes=256 << 20)
+    boot(small, load, tmp_path / "boot", meta={"nonce": "0"}, limits=Limits(60, 30, 120))
+    (capture,) = read_captures(tmp_path / "boot")
+    assert LabEventKind.MARKER in {event.kind for event in capture.events}
+    assert capture.data.count(b"microcode\t: 0x7002b01") == 8  # four processors, shown twice
+    assert (tmp_path / "boot" / RECORD).read_text().count('"before": 117449474') == 2  # cores
+
+
+# --- Intel's updates -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.microcode
+@pytest.mark.timeout(1800)  # the kernels may have to be built
+def test_stock_6_1_updates_itself_from_intels_06_55_04_on_four_processors(
+    linux: dict[str, Subject], tmp_path: Path
+) -> None:
+    ground = ground_of(MACHINES["skylake-server"], intel(), processors=4)
+    result = run("newest", linux["linux-6.1"], tmp_path, ground=ground, words="")
+    (first, *_) = result.predicted.lines
+    assert first.startswith(f"microcode: microcode updated early to revision {ground.revision:#x}, date = ")
+    assert result.predicted.runs == (ground.revision,) * 4
+
+
+SIGNATURES = (
+    "skylake-server", "skylake-client", "ivybridge", "denverton", "haswell", "broadwell", "sandybridge", "conroe",
+    "cascadelake-server", "icelake-server",
+)  # fmt: skip
+
+
+@pytest.mark.microcode
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kernel", ["linux-6.1", "linux-7.3"])
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_each_signature_updates_itself_from_its_real_file(
+    linux: dict[str, Subject], tmp_path: Path, name: str, kernel: str
+) -> None:
+    ground = ground_of(MACHINES[name], intel(), processors=4)
+    run("newest", linux[kernel], tmp_path, machine=name, ground=ground, words="")
+
+
+@pytest.mark.microcode
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kernel", ["linux-6.1", "linux-7.3"])
+@pytest.mark.parametrize("name", [each.name for each in CASES])
+def test_every_case_is_as_predicted_on_two_generations(
+    linux: dict[str, Subject], tmp_path: Path, name: str, kernel: str
+) -> None:
+    ground = ground_of(MACHINES["skylake-server"], intel())
+    run(name, linux[kernel], tmp_path, ground=ground, words="nokaslr")
