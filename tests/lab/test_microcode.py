@@ -92,7 +92,7 @@ def test_a_machine_of_the_inventory_takes_microcode_by_its_own_table(debian: Sub
     ground = ground_of(machine, None)
     early = build({UCODE_PATH: ground.made(0x7002B01)})
     initrd = initrd_of(Trial(early, machine.virtual.microcode), debian)
-    load = Load(debian.kernel, initrd, f"{COMMAND_LINE} nokaslr", debian.sites)
+    load = Load(debian.kernel, initrd, f"{COMMAND_LINE} nokaslr", msr_sites=debian.sites)
     small = replace(machine, memory_bytes=256 << 20)
     boot(small, load, tmp_path / "boot", meta={"nonce": "0"}, limits=Limits(60, 30, 120))
     (capture,) = read_captures(tmp_path / "boot")
