@@ -12,6 +12,7 @@ from bench import script as scripts
 from bench.describe import describe_divergence, describe_next
 from bench.errors import FormatError, UsageError
 from bench.initrd import script_in
+from bench.outcome import classify
 from bench.parse.trace import TraceLog, parse_trace, replayed
 from bench.reconcile import reconcile
 from bench.records import (
@@ -34,7 +35,7 @@ from bench.records import (
 )
 from bench.sim.predict import predict
 from bench.unpatched import UnpatchedVerdict, judge_unpatched
-from bench.wire import Outcome, Phase
+from bench.wire import START_KERNEL_MAP, Outcome, Phase
 
 # What ended a boot, in the order in which one outranks another.
 _ENDINGS = (
@@ -45,6 +46,8 @@ _ENDINGS = (
     LabEventKind.SILENCE,
     LabEventKind.DEADLINE,
 )
+# Names of images that are the payload, with one of its handlers behind it.
+PAYLOAD_IMAGE = "early-pf/"
 _LAB_COMPONENT: Mapping[LabEventKind, tuple[str, str]] = {
     LabEventKind.MACHINE_LOST: ("machine", "the machine went away although nobody switched it off"),
     LabEventKind.PORT_CLOSED: ("port", "the serial port closed"),
@@ -171,7 +174,7 @@ def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, W
     if absent and windows and _died(end, log):
         return out, absent
     for number in sorted(absent):
-        verdict, finding = _absent(number, end, log)
+        verdict, finding = _unopened(number, end, capture) or _absent(number, end, log)
         out[number] = WindowVerdict(number, capture.scenarios[number], verdict, boot, finding)
     return out, set()
 
@@ -369,6 +372,23 @@ def _unfinished(window: Window, prediction: Prediction, end: LabEvent | None) ->
     component, what = _LAB_COMPONENT[end.kind]
     summary = f"{what}, {end.at_s:.1f} s after the capture was opened; due next: {due}"
     return Verdict.MISS, Finding(component, summary, witness=end.witness, **common)  # type: ignore[arg-type]
+
+
+def _unopened(number: int, end: LabEvent | None, capture: Capture) -> tuple[Verdict, Finding] | None:
+    """A kernel that died before its window opened: in startup_64, or in C before the trace's first record.
+
+    Only where that is certain: the machine reset itself, or stands still at an address of the kernel's own map. At a
+    low address it may as well be firmware. None if it is not certain, or the image is the payload.
+    """
+    if end is None or not capture.image or capture.image.startswith(PAYLOAD_IMAGE):
+        return None
+    where = int(end.witness.get("rip", "0"), 16)
+    stands = end.kind is LabEventKind.SILENCE and where >= START_KERNEL_MAP
+    if end.kind is not LabEventKind.RESET and not stands:
+        return None
+    died = classify(capture)
+    summary = f"the kernel died before its window opened: {died.sentence}"
+    return Verdict.FAIL, Finding("kernel", summary, window=number, observed=died.outcome.value, witness=died.witness)
 
 
 def _absent(number: int, end: LabEvent | None, log: TraceLog) -> tuple[Verdict, Finding]:

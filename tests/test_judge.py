@@ -260,3 +260,33 @@ def test_a_begin_record_that_cannot_be_right_is_an_error_of_the_trace() -> None:
     judgement = judge([named(bytes(voice.data))])
     assert judgement.verdict is Verdict.ERROR
     assert judgement.windows[0].finding and "physical address bits" in judgement.windows[0].finding.summary
+
+
+@pytest.mark.parametrize(
+    ("event", "verdict", "component"),
+    [
+        (LabEvent(LabEventKind.RESET, 1.0, 0, {"rip": "0x0000000001000123"}), Verdict.FAIL, "kernel"),
+        (LabEvent(LabEventKind.SILENCE, 9.0, 0, {"processor": "running", "rip": "0xffffffff81000000"}),
+         Verdict.FAIL, "kernel"),
+        (LabEvent(LabEventKind.SILENCE, 9.0, 0, {"processor": "running", "rip": "0x00000000af48db37"}),
+         Verdict.MISS, "serial line"),
+        (LabEvent(LabEventKind.SILENCE, 9.0, 0, {"limit": "10 s"}), Verdict.MISS, "serial line"),
+        (LabEvent(LabEventKind.MACHINE_LOST, 9.0, 0, {}), Verdict.MISS, "machine"),
+    ],
+)  # fmt: skip
+def test_a_kernel_that_dies_before_its_window_fails_only_where_that_is_certain(
+    event: LabEvent, verdict: Verdict, component: str
+) -> None:
+    capture = Capture("kernel", b"", (event,), image="linux-6.1-trace", virtual=True, scenarios={0: "plain"})
+    judgement = judge([capture])
+    assert judgement.verdict is verdict
+    assert judgement.windows[0].finding and judgement.windows[0].finding.component == component
+
+
+def test_silence_without_a_look_at_the_processor_is_the_labs() -> None:
+    """On metal nobody sees registers: a dead line and a dead machine look alike, within a window too."""
+    data = faithful(sweep(count=3))
+    cut = data[: data.index(b" x ") - 3]
+    silence = LabEvent(LabEventKind.SILENCE, 20.0, len(cut), {"limit": "10 s without a byte"})
+    judgement = judge([replace(named(cut, 0), events=(silence,))])
+    assert judgement.verdict is Verdict.MISS
