@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from serial.serialutil import PortNotOpenError, SerialBase, SerialException, Timeout
+from serial.serialutil import PortNotOpenError, SerialException, Timeout
+
+from bench.lab.urls.lineless import LinelessSerial
 
 SCHEME = "fifo"
 # What Linux lets anybody have (/proc/sys/fs/pipe-max-size).
 PIPE_BYTES = 1 << 20
 
 
-class Serial(SerialBase):
+class Serial(LinelessSerial):
     """pyserial's interface over the two pipes. Line settings and modem lines have no meaning here."""
 
     _from: int | None = None
@@ -95,18 +97,3 @@ class Serial(SerialBase):
             return os.write(self._to, data)
         except BlockingIOError as error:
             raise SerialException(f"{self.port}: the machine reads nothing") from error
-
-    def reset_input_buffer(self) -> None:
-        """Nothing: a byte that has come is evidence."""
-
-    def reset_output_buffer(self) -> None:
-        """Nothing is ever queued."""
-
-    def _reconfigure_port(self) -> None:
-        """There is no line to configure."""
-
-    def _update_dtr_state(self) -> None:
-        """There is no modem line."""
-
-    def _update_rts_state(self) -> None:
-        """There is no modem line."""

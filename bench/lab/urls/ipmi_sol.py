@@ -18,19 +18,20 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from serial.serialutil import PortNotOpenError, SerialBase, SerialException, Timeout
+from serial.serialutil import PortNotOpenError, SerialException, Timeout
 
 from bench.errors import UsageError
 from bench.hardware import Secret
 from bench.lab.secret import reveal
 from bench.lab.text import escape
 from bench.lab.urls import sol_child
+from bench.lab.urls.lineless import LinelessSerial
 
 SCHEME = "ipmi-sol"
 OPEN_S = 20.0
 
 
-class Serial(SerialBase):
+class Serial(LinelessSerial):
     """pyserial's interface over one SOL session. The speed is the BMC's affair; there are no modem lines."""
 
     _child: subprocess.Popen[bytes] | None = None
@@ -132,21 +133,6 @@ class Serial(SerialBase):
         except OSError as error:
             raise SerialException(f"the SOL session has ended: {error}") from error
         return len(data)
-
-    def reset_input_buffer(self) -> None:
-        """Nothing: a byte that has come is evidence."""
-
-    def reset_output_buffer(self) -> None:
-        """Nothing is ever queued."""
-
-    def _reconfigure_port(self) -> None:
-        """The BMC keeps the line's settings."""
-
-    def _update_dtr_state(self) -> None:
-        """There is no modem line."""
-
-    def _update_rts_state(self) -> None:
-        """There is no modem line."""
 
 
 def _request(text: str) -> dict[str, object]:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from serial.serialutil import PortNotOpenError, SerialBase, SerialException, Timeout
+from serial.serialutil import PortNotOpenError, SerialException, Timeout
+
+from bench.lab.urls.lineless import LinelessSerial
 
 SCHEME = "listen+unix"
 
 
-class Serial(SerialBase):
+class Serial(LinelessSerial):
     """pyserial's interface over one listening unix socket. Line settings and modem lines have no meaning here."""
 
     _listener: socket.socket | None = None
@@ -109,18 +111,3 @@ class Serial(SerialBase):
             raise SerialException(f"nobody is connected to {self.port}")
         self._connection.sendall(data)
         return len(data)
-
-    def reset_input_buffer(self) -> None:
-        """Nothing: a byte that has come is evidence."""
-
-    def reset_output_buffer(self) -> None:
-        """Nothing is ever queued."""
-
-    def _reconfigure_port(self) -> None:
-        """There is no line to configure."""
-
-    def _update_dtr_state(self) -> None:
-        """There is no modem line."""
-
-    def _update_rts_state(self) -> None:
-        """There is no modem line."""
