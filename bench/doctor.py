@@ -307,8 +307,8 @@ def run_doctor(
         tell = notes.append if json else echo
         missing = [check for check in found if not check.ok and (with_rack or check.group != "rack")]
         status = _install(missing, yes=yes, echo=tell, confirm=confirm)
-        if any(check.licence for check in missing) and status != 130:
-            status = fetch_microcode(yes=yes, echo=tell, confirm=confirm) or status
+        if any(check.licence for check in missing) and status == 0:
+            status = fetch_microcode(yes=yes, echo=tell, confirm=confirm)
         found = checks()
     lacking = [check for check in found if not check.ok and check.group == "core"]
     if json:
