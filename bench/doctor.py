@@ -60,7 +60,7 @@ class Check:
 def checks() -> list[Check]:
     """Everything that is looked at, in the order in which it is shown."""
     root, complaint = _project()
-    found = [check_python(), check_root(root, complaint), check_qemu(), check_firmware()]
+    found = [check_python(), check_root(root, complaint), check_qemu(), check_firmware(), check_uefi()]
     found += [check_tool(*tool) for tool in TOOLS]
     found += [check_kernel_tools()]
     why = "built payloads and kernels are kept there; the tree of one kernel takes 1.8 GB"
@@ -130,10 +130,25 @@ def check_firmware() -> Check:
     )
 
 
+def check_uefi() -> Check:
+    """UEFI firmware, where `bench.lab.virtual` looks for it."""
+    folder = Path("/usr/share/OVMF")
+    there = [name for name in ("OVMF_CODE_4M.fd", "OVMF_CODE.fd") if (folder / name).is_file()]
+    return Check(
+        "UEFI firmware for QEMU",
+        bool(there),
+        there[0] if there else f"none in {folder}",
+        'boot plans with firmware = "uefi" (bench run --full)',
+        "apt-get install --no-install-recommends ovmf",
+        packages=("ovmf",),
+    )
+
+
 # Program, what it is for, package, group.
 TOOLS = (
     ("gcc", "builds the payload", "gcc", "core"),
     ("ld", "links the payload", "binutils", "core"),
+    ("lz4", "unpacks Debian's kernel for virtual machines", "lz4", "core"),
     ("clang", "nox -s payloads builds the payload with a second compiler", "clang", "payloads"),
     ("ld.lld", "nox -s payloads links the payload with a second linker", "lld", "payloads"),
     ("iucode_tool", "nox -s microcode holds our reading of Intel's files against its", "iucode-tool", "microcode"),
