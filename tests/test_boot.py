@@ -207,7 +207,7 @@ def test_progress_tells_state_bytes_and_faults(tmp_path: Path) -> None:
 
 def test_firmware_may_be_silent_for_longer_than_the_program(tmp_path: Path) -> None:
     """A server says a line when it starts, and then nothing for minutes; silence counts once the trace has begun."""
-    begin = wire.encode(0, "begin", {"version": 1}, nonce=0)
+    begin = wire.encode(0, "begin", {"wire": 1}, nonce=0)
 
     def late(switch: Switch) -> None:
         threading.Timer(0.2, lambda: switch.capture.port.device.write(begin + DONE)).start()  # type: ignore[union-attr]
