@@ -18,7 +18,9 @@ import pytest
 
 from bench.cli import app
 from bench.errors import UsageError
+from bench.images.kernel import build_kernel
 from bench.images.kernel_cache import default_cache
+from bench.inventory import find_root
 from bench.records import Verdict
 from bench.report.export import latest_of_each
 from bench.report.export.kcidb import kcidb
@@ -163,10 +165,12 @@ def test_ktap_counts_lab_trouble_as_skipped(runs: list[StoredRun]) -> None:
 
 
 def kernels_own_parser() -> ModuleType:
-    """kunit_parser.py of a kernel's source in the cache; the test is skipped without one."""
-    found = sorted(default_cache().glob("trees/*/linux/tools/testing/kunit/kunit_parser.py"))
-    if not found:
-        pytest.skip("no kernel's source is unpacked in the cache: `bench images build NAME` makes one")
+    """kunit_parser.py of a kernel's source in the cache, where building one leaves it."""
+    place = "trees/*/linux/tools/testing/kunit/kunit_parser.py"
+    if not list(default_cache().glob(place)):
+        build_kernel(find_root(), "linux-6.1")
+    found = sorted(default_cache().glob(place))
+    assert found, "the kernel is built, but its tree was pruned: remove the kernel from the cache, and it is made anew"
     sys.path.insert(0, str(found[0].parent))
     try:
         spec = importlib.util.spec_from_file_location("kunit_parser", found[0])
