@@ -45,6 +45,7 @@ def kernel_tasks(
     from bench.batch import Task
     from bench.cli_images import build_with_progress
     from bench.images import build_init
+    from bench.images.bzimage import require_bootable
     from bench.run import KernelOrder
     from bench.scenarios import load_boot_plans
 
@@ -57,6 +58,7 @@ def kernel_tasks(
         boxes = _machines(root, machines, every=every, tags=(TAG, FULL_TAG) if full and name in usual else (TAG,))
         base, *series = name.split("+")
         kernel = build_with_progress(root, base, series, quiet=quiet)
+        require_bootable(kernel.kernel)
         tasks += [Task(KernelOrder(box, kernel, chosen, init, witness=witness)) for box in boxes]
     return tasks
 

@@ -16,6 +16,7 @@ from bench.outcome import classify
 from bench.parse.trace import TraceLog, parse_trace, replayed
 from bench.reconcile import reconcile
 from bench.records import (
+    PAYLOAD,
     Capture,
     Comparison,
     DigestPoint,
@@ -46,8 +47,6 @@ _ENDINGS = (
     LabEventKind.SILENCE,
     LabEventKind.DEADLINE,
 )
-# Names of images that are the payload, with one of its handlers behind it.
-PAYLOAD_IMAGE = "early-pf/"
 _LAB_COMPONENT: Mapping[LabEventKind, tuple[str, str]] = {
     LabEventKind.MACHINE_LOST: ("machine", "the machine went away although nobody switched it off"),
     LabEventKind.PORT_CLOSED: ("port", "the serial port closed"),
@@ -380,7 +379,7 @@ def _unopened(number: int, end: LabEvent | None, capture: Capture) -> tuple[Verd
     Only where that is certain: the machine reset itself, or stands still at an address of the kernel's own map. At a
     low address it may as well be firmware. None if it is not certain, or the image is the payload.
     """
-    if end is None or not capture.image or capture.image.startswith(PAYLOAD_IMAGE):
+    if end is None or not capture.image or capture.image.startswith(f"{PAYLOAD}/"):
         return None
     where = int(end.witness.get("rip", "0"), 16)
     stands = end.kind is LabEventKind.SILENCE and where >= START_KERNEL_MAP

@@ -17,6 +17,8 @@ from bench.linux import Unpatched
 from bench.wire import Access, Phase
 from bench.x86.microcode_processor import ProcessorRules
 
+# Name of the payload; an image that is one of its handlers is called PAYLOAD/HANDLER.
+PAYLOAD = "early-pf"
 # Handlers of the payload.
 PAYLOAD_VARIANTS = ("seed-2012", "v3.9", "la57")
 

@@ -24,7 +24,7 @@ from bench.lab.boot import Limits, Load, Progress, boot
 from bench.parse.capture_file import read_captures
 from bench.parse.exception_log import read_exceptions
 from bench.parse.trace import parse_trace
-from bench.records import Finding, Machine, ScenarioResult, Verdict, worst
+from bench.records import PAYLOAD, Finding, Machine, ScenarioResult, Verdict, worst
 from bench.scenarios import BootPlan, Scenario, Skip, expand
 from bench.script import ScriptWindow, render
 from bench.store import RunRecord
@@ -32,7 +32,6 @@ from bench.witness import Testimony, cross_examine, of_the_kernel
 
 # A machine that dies in one window after another is not booted for each of the rest.
 MAX_BOOTS = 4
-PAYLOAD = "early-pf"
 
 
 @dataclass(frozen=True)
