@@ -105,6 +105,8 @@ class Machine:
 class LabEventKind(StrEnum):
     """What the lab itself did or saw, beside the bytes. Times are seconds since the capture was opened."""
 
+    LOADING = "loading"
+    """A step of the load's way into the machine; `witness` has its name as ``step`` (metal only)."""
     LOADED = "loaded"
     """The next power-on will start what is to be run (metal only)."""
     RESTORED = "restored"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,18 +29,22 @@ class Load:
     processors take microcode plays these registers; without (None) they are QEMU's."""
 
 
+Note = Callable[[Mapping[str, str]], None]
+"""Notes a step of loading (``step`` and what witnesses it) in the capture; from any thread, until `fall_back` ends."""
+
+
 class Loader(ABC):
     """Has a machine of metal start a load at its next power-on, and only then.
 
-    Both calls are bounded in time and raise LabError. `fall_back` is called whatever happened, `load` failing
+    All calls are bounded in time and raise LabError. `fall_back` is called whatever happened, `load` failing
     included, and after it the machine's next unattended boot is its known-good system.
     """
 
     @abstractmethod
-    def load(self, machine: Machine, load: Load, power: Power) -> Mapping[str, str]:
+    def load(self, machine: Machine, load: Load, power: Power, note: Note) -> Mapping[str, str]:
         """Prepare the next power-on, using `power` as needed; the machine may be on or off now and afterwards.
 
-        Returns the witness of it.
+        Returns the witness of it. Steps, those that follow while the machine boots among them, go to `note`.
         """
 
     @abstractmethod
@@ -51,7 +55,7 @@ class Loader(ABC):
 class AlreadyLoaded(Loader):
     """For a machine whose medium starts the same program every time: there is nothing to do, and nothing to undo."""
 
-    def load(self, machine: Machine, load: Load, power: Power) -> Mapping[str, str]:  # noqa: ARG002
+    def load(self, machine: Machine, load: Load, power: Power, note: Note) -> Mapping[str, str]:  # noqa: ARG002
         """Nothing."""
         return {"loader": "already loaded"}
 

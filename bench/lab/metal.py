@@ -46,8 +46,12 @@ def loaded(
 
     Raises LabError, with the machine as it was found or off.
     """
+
+    def note(step: Mapping[str, str]) -> None:
+        capture.event(LabEventKind.LOADING, step)
+
     try:
-        capture.event(LabEventKind.LOADED, loader.load(machine, load, power))
+        capture.event(LabEventKind.LOADED, loader.load(machine, load, power, note))
         capture.event(LabEventKind.POWER_OFF, _off_and_silent(power, capture))
         yield
     finally:

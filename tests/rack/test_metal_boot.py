@@ -25,7 +25,7 @@ from bench.images import build_payload
 from bench.inventory import load_inventory
 from bench.lab import metal
 from bench.lab.boot import Limits, Load, Progress, boot
-from bench.lab.load import Loader
+from bench.lab.load import Loader, Note
 from bench.lab.power import Power
 from bench.lab.power.failure import Failure, PowerError
 from bench.lab.virtual import qemu_command
@@ -73,7 +73,7 @@ class Medium(Loader):
         self.script = script
         self.log: list[str] = []
 
-    def load(self, machine: Entry, load: Load, power: Power) -> Mapping[str, str]:  # noqa: ARG002
+    def load(self, machine: Entry, load: Load, power: Power, note: Note) -> Mapping[str, str]:  # noqa: ARG002
         self.log.append("load")
         self.script.write_bytes(load.initrd)
         return {"script": f"{len(load.initrd)} bytes for {machine.name}"}
