@@ -104,6 +104,9 @@ def test_a_replay_gives_the_same_verdict_as_the_run(tmp_path: Path) -> None:
     again = judge(read_captures(result.folder))
     assert again == result.judgement
     assert again.verdict is Verdict.PASS
+    details = result.record().details
+    assert f" ID{details['image id'].lstrip('0')} ".encode() in read_captures(result.folder)[0].data
+    assert "gcc" in details["compiler"]
 
 
 def qemus() -> set[int]:
