@@ -35,6 +35,7 @@ LAYERS = (
         *("__main__", "cli", "cli_console", "cli_health", "cli_images", "cli_inventory", "cli_kernels", "cli_lock"),
         *(
             "cli_microcode",
+            "cli_plan",
             "cli_night",
             "cli_power",
             "cli_report",
@@ -43,7 +44,7 @@ LAYERS = (
             "cli_summary",
             "cli_watch",
         ),
-        *("cli_watch", "progress", "status", "terminal"),
+        *("journal", "progress", "status", "terminal"),
         peers=True,
     ),
     layer("batch", "pytest_plugin"),
