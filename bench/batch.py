@@ -75,12 +75,16 @@ def carry_out(
     `progress` and `finished` are called from the threads that run the orders. Judging is done by other processes:
     in this one it would keep the threads that read serial ports waiting, and so the machines.
     """
-    cancel = threading.Event()
+    stops = [threading.Event() for _ in tasks]
+    stop_of = {id(task): stop for task, stop in zip(tasks, stops, strict=True)}
     judges = ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_bench
     )
 
     def one(task: Task) -> Outcome:
+        # Set by Ctrl-C, and if the machine is taken away from us.
+        cancel = stop_of[id(task)]
+
         def judged(folders: Sequence[Path]) -> Judgement:
             return judges.submit(judge_folders, folders).result()
 
@@ -116,7 +120,8 @@ def carry_out(
                 done, futures = wait(futures, return_when=FIRST_COMPLETED, timeout=0.5)
                 outcomes += [future.result() for future in done]
         except KeyboardInterrupt:
-            cancel.set()
+            for stop in stops:
+                stop.set()
             interrupted()
             outcomes += [future.result() for future in futures]
     place = {id(task): number for number, task in enumerate(tasks)}
