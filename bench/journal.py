@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Journal:
     """The file of one run of the command, open. `resumed`: it goes on with that one's file."""
 
     def __init__(self, results: Path, asked: Mapping[str, Any], total: int, *, resumed: Unfinished | None = None):
+        self._lock = threading.Lock()
         folder = results / FOLDER
         self.path = (
             resumed.path if resumed else folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.jsonl"
@@ -63,8 +65,9 @@ class Journal:
             self._write({"schema": SCHEMA, "started": started, "asked": dict(asked), "total": total})
 
     def ended(self, one: Ended) -> None:
-        """An order has come to its end; call it from one thread at a time."""
-        self._write(vars(one))
+        """An order has come to its end; from any thread."""
+        with self._lock:
+            self._write(vars(one))
 
     def _write(self, row: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(row).encode() + b"\n")

@@ -35,6 +35,7 @@ LAYERS = (
         *("__main__", "cli", "cli_console", "cli_health", "cli_images", "cli_inventory", "cli_kernels", "cli_lock"),
         *(
             "cli_microcode",
+            "cli_orders",
             "cli_plan",
             "cli_night",
             "cli_power",

@@ -171,3 +171,23 @@ def test_ctrl_c_ends_with_130_and_leaves_no_machine_behind(tmp_path: Path) -> No
         assert kinds[-1] == "power_off"
     after = carry_out(order("haswell", "v3.9", "repeated"), tmp_path)
     assert after.verdict is Verdict.PASS
+
+
+def test_a_run_that_was_killed_is_gone_on_with_and_does_nothing_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "run", "--jobs", "1", "--results", str(tmp_path)]
+    chosen = [word for name in ("haswell", "penryn", "westmere") for word in ("--machine", name)]
+    bench = subprocess.Popen(
+        [*command, *chosen, "--variant", "v3.9", "--scenario", "repeated"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert bench.stderr is not None
+    with bench:
+        while "PASS  haswell" not in bench.stderr.readline():
+            assert bench.poll() is None
+        bench.kill()
+    again = subprocess.run([*command, "--resume", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    said = json.loads(again.stdout)
+    before, after = [row["name"].split()[0] for row in said["before"]], [row["machine"] for row in said["runs"]]
+    assert "haswell" in before and sorted(before + after) == ["haswell", "penryn", "westmere"]
+    third = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert third.returncode == 2 and "no run was broken off" in third.stderr
