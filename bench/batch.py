@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -77,9 +78,7 @@ def carry_out(
     """
     stops = [threading.Event() for _ in tasks]
     stop_of = {id(task): stop for task, stop in zip(tasks, stops, strict=True)}
-    judges = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_bench
-    )
+    judges = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_serve_the_bench)
 
     def one(task: Task) -> Outcome:
         # Set by Ctrl-C, and if the machine is taken away from us.
@@ -140,5 +139,14 @@ def _had(machine: Machine, results: Path, cancel: threading.Event) -> Iterator[N
         yield
 
 
-def _leave_interrupts_to_the_bench() -> None:
+def _serve_the_bench() -> None:
+    """Leave Ctrl-C to the bench, and end with it, even if it is killed: nobody else would end a judge."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_bench, daemon=True).start()
+
+
+def _end_with_the_bench() -> None:
+    bench = multiprocessing.parent_process()
+    if bench is not None:
+        bench.join()
+        os._exit(1)
