@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SCENARIOS = Path("firmware-images/scenarios")
 PAYLOAD = "payload"
+# Machines with this tag are among all machines only with --full.
+FULL_ONLY = "full-only"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def known_as(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 
 def _machines(asked: Asked, machines: Mapping[str, Machine]) -> list[str]:
     if asked.all_machines:
-        return list(machines)
+        return [name for name, machine in machines.items() if asked.full or FULL_ONLY not in machine.tags]
     if not asked.machine and not asked.model:
         raise UsageError(
             "say which machine: --machine NAME, --model 06-9e-0a, or --all; `bench inventory list` shows them"
