@@ -152,7 +152,7 @@ def boot(
     host = machine.virtual is not None and machine.virtual.host is not None
     if machine.virtual is None or host:
         if witness:
-            raise UsageError(f"{machine.name}: the second witness is QEMU's of a direct boot; this machine has none")
+            raise UsageError(f"{machine.name}: the second witness is QEMU's, of a direct boot; it has none here")
         if not host:
             power = power_of(machine, ask=ask)
             return _boot_metal(machine, load, folder, info, limits, progress, cancel, loader, power)
