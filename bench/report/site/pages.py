@@ -295,7 +295,7 @@ def _model_facts(view: Overview, runs: list[StoredRun]) -> Iterator[tuple[str, s
     for platform in sorted({m.platform_id for m in known}):
         record = runs[-1].record
         if best := newest_known(view.package, record.model, record.signature, 1 << platform):
-            yield f"known_best known for flags 0x{1 << platform:x}", best
+            yield f"newest known for flags 0x{1 << platform:x}", best
     yield "machines", ", ".join(names)
 
 
