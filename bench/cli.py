@@ -20,6 +20,7 @@ from bench.cli_lock import app as lock
 from bench.cli_microcode import app as microcode
 from bench.cli_night import night
 from bench.cli_power import power
+from bench.cli_recover import recover
 from bench.cli_report import report
 from bench.cli_results import app as results_app
 from bench.cli_run import run
@@ -331,3 +332,4 @@ app.command()(night)
 app.command()(watch)
 app.command()(console)
 app.command()(health)
+app.command()(recover)

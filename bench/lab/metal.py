@@ -32,6 +32,11 @@ def loader_of(machine: Machine) -> Loader:
     raise UsageError(f"{machine.name}: no way to load it is supported yet (boot_methods: {has}): only loaded is")
 
 
+def loaders_of(machine: Machine) -> list[Loader]:
+    """All that may have prepared something on `machine`."""
+    return [AlreadyLoaded()] if "loaded" in machine.wiring.boot_methods else []
+
+
 def post_s(machine: Machine) -> float:
     """How long `machine` may take from power-on to the first record of the trace, in seconds."""
     measured = machine.wiring.time_to_post_s
