@@ -1,8 +1,8 @@
 """Bringing a machine of metal back: to its known-good system, with nothing of the bench's left to start.
 
 First as a run would leave it: off by its own switch, on, its system asked. If that fails and something cuts the mains,
-a second time after a cold start, which ends what survives a reset: a hung BMC, a card that firmware does not find again,
-microcode.
+a second time after a cold start, which ends what survives a reset: a hung BMC, a card that firmware does not find
+again, microcode.
 """
 
 from __future__ import annotations
