@@ -53,10 +53,10 @@ LAYERS = (
     layer("run"),
     layer("report"),
     layer("judge", "doctor", "health", "leases"),
-    layer("unpatched"),
+    layer("early_load", "unpatched"),
     layer("outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
-    layer("describe", "hardware", "initrd", "linux", "manifest", "owners", "records", "script", "wire", peers=True),
+    layer("describe", "hardware", "initrd", "linux", "manifest", "owners", "records", "script", "updates", "wire", peers=True),
     layer("x86"),
     layer("errors"),
 )

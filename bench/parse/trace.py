@@ -26,6 +26,7 @@ from bench.records import (
     Touch,
     Window,
 )
+from bench.updates import SEARCH_FIELDS, Search
 from bench.wire import VARIANTS, WIRE_VERSION, Access, Feature, Line, Phase
 from bench.x86.fault import PAGE_FAULT, PageFault
 
@@ -52,6 +53,8 @@ class TraceLog:
     """Places where records are missing, inside windows and between them."""
     restarted_at: int | None = None
     """Byte at which numbering began anew: the machine restarted by itself; nothing after it was read."""
+    searches: tuple[Search, ...] = ()
+    """What processors' searches for microcode came to, in windows and behind them."""
 
     def damage(self) -> tuple[Stretch, ...]:
         """The stretches that are neither records nor foreign text."""
@@ -68,8 +71,9 @@ def parse_trace(data: bytes, *, nonce: int | None = None) -> TraceLog:
             break
     reader.finish(data)
     return TraceLog(
-        tuple(reader.windows), tuple(reader.refusals), tuple(kept), reader.done, tuple(reader.gaps), reader.restarted_at
-    )
+        tuple(reader.windows), tuple(reader.refusals), tuple(kept), reader.done, tuple(reader.gaps),
+        reader.restarted_at, tuple(reader.searches),
+    )  # fmt: skip
 
 
 @dataclass
@@ -92,6 +96,7 @@ class _Reader:
         self.windows: list[Window] = []
         self.refusals: list[Refusal] = []
         self.gaps: list[Damage] = []
+        self.searches: list[Search] = []
         self.done = False
         self.restarted_at: int | None = None
         self._open: _Open | None = None
@@ -152,6 +157,9 @@ class _Reader:
         elif line.kind == "refuse":
             number = self._open.facts.window if self._open else None
             self.refusals.append(Refusal(number, line.text("why"), span))
+        elif line.kind == "ucode":
+            values = {name: line.number(name) for name in SEARCH_FIELDS}
+            self.searches.append(Search(**values, seq=line.seq, span=span))  # type: ignore[arg-type]
         elif self._open and not self._open.damage and not self._open.complete:
             _add(self._open, line, span)
 
