@@ -27,7 +27,7 @@ from bench.parse.trace import parse_trace
 from bench.records import PAYLOAD, Finding, Machine, ScenarioResult, Verdict, worst
 from bench.scenarios import BootPlan, Scenario, Skip, expand
 from bench.script import ScriptWindow, render
-from bench.store import RunRecord
+from bench.store import MicrocodeRow, RunRecord, Transition
 from bench.witness import Testimony, cross_examine, of_the_kernel
 
 # A machine that dies in one window after another is not booted for each of the rest.

@@ -159,7 +159,7 @@ class _Reader:
             self.refusals.append(Refusal(number, line.text("why"), span))
         elif line.kind == "ucode":
             values = {name: line.number(name) for name in SEARCH_FIELDS}
-            self.searches.append(Search(**values, seq=line.seq, span=span))  # type: ignore[arg-type]
+            self.searches.append(Search(**values, seq=line.seq, span=span))
         elif self._open and not self._open.damage and not self._open.complete:
             _add(self._open, line, span)
 
