@@ -121,6 +121,10 @@ class RunResult:
             capture=str(self.folder),
             scenarios=self.scenarios,
             details=self.details,
+            microcode=tuple(
+                MicrocodeRow(t.boot, t.processor, t.flags, t.before, t.offered, t.after, Transition(t.outcome))
+                for t in self.judgement.transitions
+            ),
         )
 
 
