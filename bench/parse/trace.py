@@ -132,6 +132,10 @@ class _Reader:
             return Stretch(stretch.span, Mark.MISPLACED, line, "numbering begins anew: the machine restarted")
         if self._texts.get(line.seq) == line:
             return Stretch(stretch.span, Mark.REPEATED, line, f"record {line.seq:#x} was there before")
+        if line.kind == "ucode" and line.seq not in self._texts:
+            self._texts[line.seq] = line
+            self._search(line, stretch.span)
+            return stretch
         why = f"record {line.seq:#x} came after {self._next_seq - 1:#x}"
         return Stretch(stretch.span, Mark.MISPLACED, line, why)
 
@@ -158,10 +162,15 @@ class _Reader:
             number = self._open.facts.window if self._open else None
             self.refusals.append(Refusal(number, line.text("why"), span))
         elif line.kind == "ucode":
-            values = {name: line.number(name) for name in SEARCH_FIELDS}
-            self.searches.append(Search(**values, seq=line.seq, span=span))
+            self._search(line, span)
         elif self._open and not self._open.damage and not self._open.complete:
             _add(self._open, line, span)
+
+    def _search(self, line: Line, span: tuple[int, int]) -> None:
+        """In the order of their numbers: one that was lost may be written again later."""
+        values = {name: line.number(name) for name in SEARCH_FIELDS}
+        self.searches.append(Search(**values, seq=line.seq, span=span))
+        self.searches.sort(key=lambda search: search.seq or 0)
 
     def finish(self, data: bytes) -> None:
         """The capture ends here. A last line without a line end was cut by the machine's death, not damaged."""
