@@ -451,9 +451,7 @@ def _ended(
         lines += _driver_lines(boot, shown, first_before)
     writes, searches = tuple(boot.writes), tuple(boot.searches)
     later = tuple(boot.again()) if end is End.BOOTS else ()
-    return EarlyLoad(
-        "", found, tuple(accesses), writes, runs, tuple(shown), tuple(lines), end, at, searches, later
-    )
+    return EarlyLoad("", found, tuple(accesses), writes, runs, tuple(shown), tuple(lines), end, at, searches, later)
 
 
 def _driver_lines(boot: _Boot, shown: Sequence[int | None], first_before: int) -> Iterator[str]:
