@@ -18,7 +18,7 @@ from bench.images.microcode_package import Package
 from bench.images.msr_sites import find_msr_sites
 from bench.images.newest_update import intels_newest, made_up
 from bench.inventory import load_inventory
-from bench.lab.boot import Limits, Load, boot
+from bench.lab.boot import Limits, Load, Progress, boot
 from bench.lab.virtual_cpu import RECORD
 from bench.microcode.cases import Case, Ground, Trial
 from bench.microcode.observe import LOG_WORDS, Difference, Observed, compare, observe
@@ -133,6 +133,7 @@ def run_case(
     limits: Limits = LIMITS,
     cancel: threading.Event | None = None,
     name: str = "",
+    progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """One boot into `folder`; `name`: what the machine is called in the result. Trouble of the lab's own becomes a
     MISS; UsageError is raised."""
@@ -156,7 +157,7 @@ def run_case(
 
     try:
         load = Load(subject.kernel, initrd, command_line, msr_sites=subject.sites)
-        boot(machine, load, folder, meta=meta, limits=limits, cancel=cancel)
+        boot(machine, load, folder, meta=meta, limits=limits, cancel=cancel, progress=progress)
     except LabError as error:
         return result(Verdict.MISS, None, (), f"{error.component}: {error}")
     (capture,) = read_captures(folder)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from bench.microcode.run import Result
 from bench.records import ScenarioResult, Verdict, worst
+from bench.run import MATRIX
 from bench.sim.ucode_load import End
-from bench.store import MicrocodeRow, RunRecord, Store, Transition
+from bench.store import MicrocodeRow, RunRecord, Store
+from bench.store import Transition as Outcome
+from bench.updates import Transition
 
-PREFIX = "microcode/"
-_ENDS = {str(End.RESET): Transition.REBOOT_LOOP, str(End.HANG): Transition.SILENT_HANG}
+_ENDS = {str(End.RESET): Outcome.REBOOT_LOOP, str(End.HANG): Outcome.SILENT_HANG}
 
 
 def save(results: Path, outcomes: Sequence[Result]) -> None:
@@ -31,17 +33,7 @@ def save(results: Path, outcomes: Sequence[Result]) -> None:
 
 def record_of(subject: str, machine: str, group: Sequence[Result], started: datetime) -> RunRecord:
     """One kernel on one machine as a run of the store."""
-    cases = list(dict.fromkeys(outcome.case for outcome in group))
-    scenarios = []
-    for name in cases:
-        boots = [outcome for outcome in group if outcome.case == name]
-        agreed = sum(outcome.verdict is Verdict.PASS for outcome in boots)
-        scenarios.append(
-            ScenarioResult(
-                scenario=f"{PREFIX}{name}", verdict=worst([o.verdict for o in boots]), windows=len(boots),
-                predicted=agreed, reason=next((_reason(o) for o in boots if o.verdict is not Verdict.PASS), ""),
-            )
-        )  # fmt: skip
+    scenarios = scenarios_of(group)
     return RunRecord(
         machine=machine,
         model=group[0].model,
@@ -53,9 +45,27 @@ def record_of(subject: str, machine: str, group: Sequence[Result], started: date
         seconds=round(sum(o.seconds for o in group), 2),
         capture=str(Path(group[0].folder).parent),
         verdict=worst([s.verdict for s in scenarios]),
-        scenarios=tuple(scenarios),
-        microcode=tuple(row for boot, outcome in enumerate(group, start=1) for row in rows_of(outcome, boot)),
+        scenarios=scenarios,
+        microcode=tuple(
+            MicrocodeRow(t.boot, t.processor, t.flags, t.before, t.offered, t.after, Outcome(t.outcome))
+            for t in transitions_of(group)
+        ),
     )
+
+
+def scenarios_of(group: Sequence[Result]) -> tuple[ScenarioResult, ...]:
+    """A row for each case, with the boots that agreed (`predicted`) out of those that were made (`windows`)."""
+    scenarios = []
+    for name in dict.fromkeys(outcome.case for outcome in group):
+        boots = [outcome for outcome in group if outcome.case == name]
+        agreed = sum(outcome.verdict is Verdict.PASS for outcome in boots)
+        scenarios.append(
+            ScenarioResult(
+                scenario=f"{MATRIX}{name}", verdict=worst([o.verdict for o in boots]), windows=len(boots),
+                predicted=agreed, reason=next((_reason(o) for o in boots if o.verdict is not Verdict.PASS), ""),
+            )
+        )  # fmt: skip
+    return tuple(scenarios)
 
 
 def _reason(outcome: Result) -> str:
@@ -65,20 +75,23 @@ def _reason(outcome: Result) -> str:
     return f"{first.field}: predicted {first.predicted}, observed {first.observed}"
 
 
-def rows_of(outcome: Result, boot: int) -> Iterator[MicrocodeRow]:
+def transitions_of(group: Sequence[Result]) -> tuple[Transition, ...]:
     """What came of each update that a processor was predicted to be given, by what the processors themselves saw."""
+    return tuple(each for boot, outcome in enumerate(group, start=1) for each in _transitions(outcome, boot))
+
+
+def _transitions(outcome: Result, boot: int) -> Iterator[Transition]:
     seen = {write.processor: write for write in outcome.observed.writes} if outcome.observed else {}
     for due in outcome.predicted.writes:
         write = seen.get(due.processor)
+        after: int | None = None
         if outcome.observed is None or write is None or outcome.verdict is Verdict.MISS:
-            after, came = None, Transition.NOT_OBSERVABLE
-        elif write.after == write.revision:
-            after, came = write.after, Transition.UPDATED
+            came = Outcome.NOT_OBSERVABLE
         elif due.processor == outcome.predicted.at and outcome.observed.end in _ENDS:
-            after, came = None, _ENDS[outcome.observed.end]
+            came = _ENDS[outcome.observed.end]
         else:
-            after, came = write.after, Transition.REFUSED
-        yield MicrocodeRow(boot, due.processor, outcome.flags, due.before, due.revision, after, came)
+            after, came = write.after, Outcome.UPDATED if write.after == write.revision else Outcome.REFUSED
+        yield Transition(boot, due.processor, outcome.flags, due.before, due.revision, after, came)
 
 
 def done_cells(results: Path) -> set[tuple[str, str, str]]:
@@ -87,10 +100,10 @@ def done_cells(results: Path) -> set[tuple[str, str, str]]:
         return set()
     with Store(results / "bench.sqlite") as store:
         return {
-            (run.record.image_sha256, run.record.machine, each.scenario.removeprefix(PREFIX))
+            (run.record.image_sha256, run.record.machine, each.scenario.removeprefix(MATRIX))
             for run in store.runs()
             for each in run.record.scenarios
-            if each.scenario.startswith(PREFIX) and each.verdict in (Verdict.PASS, Verdict.FAIL)
+            if each.scenario.startswith(MATRIX) and each.verdict in (Verdict.PASS, Verdict.FAIL)
         }
 
 
@@ -100,7 +113,7 @@ def seconds_a_boot(results: Path, *, guess: float) -> float:
         return guess
     with Store(results / "bench.sqlite") as store:
         for run in store.runs(limit=500):
-            boots = sum(each.windows for each in run.record.scenarios if each.scenario.startswith(PREFIX))
+            boots = sum(each.windows for each in run.record.scenarios if each.scenario.startswith(MATRIX))
             if boots:
                 return run.record.seconds / boots
     return guess
