@@ -122,6 +122,11 @@ class Machine:
     """Power, SSH, network of a machine of metal; empty for a virtual one."""
 
     @property
+    def fixed(self) -> bool:
+        """Whether memory, processors and firmware are what they are: of metal, or a virtual one with a disk."""
+        return self.virtual is None or self.virtual.host is not None
+
+    @property
     def model(self) -> str:
         """All machines of one signature, as in microcode file names: ``06-9e-0a``."""
         family = (self.signature >> 8 & 0xF) + (self.signature >> 20 & 0xFF)
