@@ -52,7 +52,7 @@ LAYERS = (
     layer("microcode", "run_kernel"),
     layer("run"),
     layer("report"),
-    layer("judge", "doctor", "health", "hosts", "leases"),
+    layer("discovered", "judge", "doctor", "health", "hosts", "leases"),
     layer("unpatched"),
     layer("outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),

@@ -1,4 +1,4 @@
-"""The program that a machine runs to describe its hardware: plain sh, the kernel's files, tools that busybox has too."""
+"""The program by which a machine describes its hardware: plain sh, files of the kernel, tools that busybox has too."""
 
 from __future__ import annotations
 
