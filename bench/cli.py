@@ -15,7 +15,7 @@ import typer
 from bench.cli_console import console
 from bench.cli_health import health
 from bench.cli_images import app as images
-from bench.cli_inventory import check, schema
+from bench.cli_inventory import check, discover, schema
 from bench.cli_lock import app as lock
 from bench.cli_microcode import app as microcode
 from bench.cli_night import night
@@ -325,6 +325,7 @@ def results_pack(
 
 inventory_app.command()(check)
 inventory_app.command()(schema)
+inventory_app.command()(discover)
 app.command()(run)
 app.command()(power)
 app.command()(report)

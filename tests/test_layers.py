@@ -54,7 +54,7 @@ LAYERS = (
     layer("microcode", "run_kernel"),
     layer("run"),
     layer("recovery", "report"),
-    layer("judge", "doctor", "health", "hosts", "leases"),
+    layer("discovered", "judge", "doctor", "health", "hosts", "leases"),
     layer("early_load", "unpatched"),
     layer("outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
