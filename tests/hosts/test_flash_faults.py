@@ -111,7 +111,8 @@ def test_power_that_is_lost_in_mid_upload(one: Host, tmp_path: Path, monkeypatch
 
 def test_a_disk_that_is_full(one: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load, folder = fresh(image(tmp_path, "good"), tmp_path, b"full"), folder_of(one)
-    one.run(f"mkdir -p {folder}; dd if=/dev/zero of={folder}/filler bs=64k; sync")
+    fill = "; ".join(f"dd if=/dev/zero of={folder}/filler-{size} bs={size}; sync" for size in ("64k", "1k"))
+    one.run(f"mkdir -p {folder}; {fill}")
     try:
         loader = one.loader()
         with pytest.raises(MethodRefused, match="bytes are free"):
@@ -124,7 +125,7 @@ def test_a_disk_that_is_full(one: Host, tmp_path: Path, monkeypatch: pytest.Monk
         loader.fall_back(one.machine)
         assert ".part" not in one.run(f"ls {folder}")
     finally:
-        one.run(f"rm -f {folder}/filler; sync")
+        one.run(f"rm -f {folder}/filler-*; sync")
     one.is_as_it_was()
 
 
