@@ -14,7 +14,7 @@ from bench.lab.flash import upload
 from bench.lab.flash.choose import FirstThatWorks
 from bench.lab.flash.kexec import KexecLoader
 from bench.lab.flash.proof import Proofs
-from bench.lab.flash.reach import SYSTEM_S
+from bench.lab.flash.reach import SYSTEM_S, reach
 from bench.lab.flash.refused import MethodRefused
 from bench.lab.load import Load, Note
 from bench.lab.power import PowerState
@@ -34,6 +34,8 @@ def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """A machine for all faults: each leaves it as it was, which is what is tested."""
     name, method = request.param
     with host(by(name, method), method, tmp_path_factory.mktemp("host"), Proofs(proofs)) as there:
+        ssh, _ = reach(there.machine, there.there.power, wait_s=there.wait_s)
+        there.loader().require_usable(there.machine, ssh, there.there.power, nothing)[0].close()
         yield there
 
 
