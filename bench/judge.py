@@ -17,6 +17,7 @@ from bench.outcome import classify
 from bench.parse.trace import TraceLog, parse_trace, replayed
 from bench.reconcile import reconcile
 from bench.records import (
+    KNOWN_GOOD_INSTEAD,
     PAYLOAD,
     Capture,
     Comparison,
@@ -193,7 +194,7 @@ def _judge_boot(
     if absent and windows and _died(end, log):
         return out, absent
     for number in sorted(absent):
-        verdict, finding = _unopened(number, end, capture) or _absent(number, end, log)
+        verdict, finding = _instead(number, capture) or _unopened(number, end, capture) or _absent(number, end, log)
         out[number] = WindowVerdict(number, capture.scenarios[number], verdict, boot, finding)
     return out, set()
 
@@ -403,6 +404,15 @@ def _unfinished(window: Window, prediction: Prediction, end: LabEvent | None) ->
     component, what = _LAB_COMPONENT[end.kind]
     summary = f"{what}, {end.at_s:.1f} s after the capture was opened; due next: {due}"
     return Verdict.MISS, Finding(component, summary, witness=end.witness, **common)  # type: ignore[arg-type]
+
+
+def _instead(number: int, capture: Capture) -> tuple[Verdict, Finding] | None:
+    """The machine's own system came up, and the window was not opened: the image was not started, or gave up."""
+    for event in capture.events:
+        if event.kind is LabEventKind.LOADING and event.witness.get("step") == KNOWN_GOOD_INSTEAD:
+            summary = "the machine's own system came up instead of the image, or after it had restarted the machine"
+            return Verdict.MISS, Finding("boot loader", summary, window=number, witness=event.witness)
+    return None
 
 
 def _unopened(number: int, end: LabEvent | None, capture: Capture) -> tuple[Verdict, Finding] | None:
