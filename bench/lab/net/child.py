@@ -15,12 +15,12 @@ START_S = 20.0
 TERM_S = 5.0
 
 
-def start(command: Sequence[str], *, prefix: Sequence[str] = (), talks: bool = False) -> subprocess.Popen[bytes]:
+def start(command: Sequence[str], *, talks: bool = False) -> subprocess.Popen[bytes]:
     """Run `command` until it ends or the bench does; its standard error, and with `talks` its output, is a pipe.
 
-    `prefix` is a program that enters a namespace and becomes the rest of its command line. Raises OSError.
+    Raises OSError.
     """
-    words = [*prefix, sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
+    words = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
 
     async def run() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
