@@ -1,7 +1,7 @@
 """What dnsmasq is told: known machines only, on one interface only, and to each machine its own files.
 
-The configuration does not change while dnsmasq runs. What changes is the file of hosts, which says whom a boot is offered
-to, and the folder of each machine, its TFTP root (dnsmasq(8), ``tftp-unique-root=mac``).
+The configuration does not change while dnsmasq runs. What changes is the file of hosts, which says whom a boot is
+offered to, and the folder of each machine, its TFTP root (dnsmasq(8), ``tftp-unique-root=mac``).
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
 """A small HTTP server for boot loaders: GET, HEAD and one range of what is on a `Shelf`, and nothing else.
 
-Clients are hostile: time, connections and what is read of a request are bounded, and nothing of a request is ever a path.
+Clients are hostile: time, connections and what is read of a request are bounded, and nothing of it is ever a path.
 """
 
 from __future__ import annotations
 
+import array
+import fcntl
 import re
+import select
 import socket
+import termios
 import threading
 import time
 from collections import Counter
@@ -25,6 +29,7 @@ CONNECTIONS, CONNECTIONS_EACH = 128, 16
 # To the end of the request's head; without a byte taken; and for the whole answer, with what a slow line may add.
 REQUEST_S, STALL_S, ANSWER_S, SLOWEST_BYTES_S = 10.0, 30.0, 60.0, 20_000
 BLOCK_BYTES = 1 << 16
+LOOK_S = 0.01
 _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})")
 _SAID_BYTES = 120
 
@@ -79,7 +84,7 @@ class HttpServer(ThreadingMixIn, TCPServer):
         self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="HTTP", daemon=True)
         self._thread.start()
 
-    def verify_request(self, request: object, client_address: tuple[str, int]) -> bool:  # type: ignore[override]
+    def verify_request(self, request: object, client_address: tuple[str, int]) -> bool:
         """Refuse a client that has too many connections, before a thread is made for it."""
         address = client_address[0]
         assert isinstance(request, socket.socket)
@@ -92,16 +97,16 @@ class HttpServer(ThreadingMixIn, TCPServer):
             self.told(Fetch(FetchKind.REFUSED, address, detail="too many connections"))
         return not full
 
-    def process_request_thread(self, request: object, client_address: tuple[str, int]) -> None:  # type: ignore[override]
+    def process_request_thread(self, request: object, client_address: tuple[str, int]) -> None:
         """One client, in a thread of its own."""
         try:
             super().process_request_thread(request, client_address)  # type: ignore[arg-type]
         finally:
             with self._lock:
                 self._open[client_address[0]] -= 1
-                self._connections.discard(request)  # type: ignore[arg-type]
+                self._connections.discard(request)
 
-    def handle_error(self, request: object, client_address: tuple[str, int]) -> None:  # type: ignore[override]  # noqa: ARG002
+    def handle_error(self, request: object, client_address: tuple[str, int]) -> None:
         """A client that went away is told of in its handler."""
 
     def close(self) -> None:
@@ -217,12 +222,25 @@ class _Handler(BaseHTTPRequestHandler):
                     raise OSError("the file has become shorter")
                 self.connection.sendall(block)
                 at += len(block)
-            self.connection.shutdown(socket.SHUT_WR)
-            # The last bytes are only on their way: it has them when it hangs up in order.
-            while self.connection.recv(BLOCK_BYTES):
-                pass
+            self._until_acknowledged()
         except OSError as error:
             self._tell(FetchKind.BROKEN, size=at - start, item=item, detail=str(error) or type(error).__name__)
             return
         spent = self.server.shelf.delivered(item, start, at)
         self._tell(FetchKind.FETCHED if spent else FetchKind.PART, size=at - start, item=item)
+
+    def _until_acknowledged(self) -> None:
+        """The last bytes are only on their way; the client has them when its kernel or firmware says so (tcp(7))."""
+        deadline = time.monotonic() + STALL_S
+        left = array.array("i", [1])
+        hung_up = False
+        while left[0]:
+            fcntl.ioctl(self.connection, termios.TIOCOUTQ, left)
+            if not left[0]:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{left[0]} bytes not acknowledged within {STALL_S:g} s")
+            if hung_up or not select.select([self.connection], [], [], LOOK_S)[0]:
+                time.sleep(LOOK_S if hung_up else 0)
+            else:
+                hung_up = not self.connection.recv(BLOCK_BYTES)

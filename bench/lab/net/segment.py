@@ -40,9 +40,7 @@ class Segment:
     def netdev(self, port: int, name: str) -> str:
         """The value of QEMU's option ``-netdev`` for a card that is plugged into `port`."""
         machine, switch = self.socket_pair(port)
-        return (
-            f"dgram,id={name},local.type=unix,local.path={machine},remote.type=unix,remote.path={switch}"
-        )
+        return f"dgram,id={name},local.type=unix,local.path={machine},remote.type=unix,remote.path={switch}"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 WIRE = "wire0"
 BUFFER_BYTES = 1 << 20
@@ -67,8 +68,7 @@ def make_interface(interface: str, addresses: list[str]) -> socket.socket:
 
 def open_port(path: str) -> socket.socket:
     """One of the switch's sockets."""
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+    Path(path).unlink(missing_ok=True)
     port = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     port.bind(path)
     port.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
