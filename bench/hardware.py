@@ -213,6 +213,8 @@ class Wiring:
     """From power-on to the first byte that is not the firmware's, as measured; None: not known."""
     netboot: Netboot = Netboot.ORDER
     pxe_loader: PxeLoader = PxeLoader.IPXE
+    boot_network: BootNetwork | None = None
+    """Where it boots from the network, if the lab has such a place."""
     secure_boot: bool = False
     """Its firmware starts signed programs only, and ours are not."""
     notes: str = field(default="", compare=False)

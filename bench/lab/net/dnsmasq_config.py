@@ -11,22 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.hardware import BootNetwork, NetworkMode, PxeLoader
+from bench.hardware import BootNetwork, NetworkMode
 
 HOSTS, CONFIG, TFTP = "hosts", "dnsmasq.conf", "tftp"
 LEASE = "1h"
 # Processor architectures of option 93 (RFC 4578 section 2.1, IANA's list): firmware of PCs.
 BIOS_ARCH, UEFI_ARCHES = 0, (7, 9)
-# What a machine's folder has for each loader: a tag of the configuration → the boot file for it. The first that fits.
-BOOT_FILES: dict[PxeLoader, tuple[tuple[tuple[str, ...], str], ...]] = {
-    PxeLoader.IPXE: (
-        (("ipxe",), "boot.ipxe"),
-        (("bios", "!ipxe"), "undionly.kpxe"),
-        (("uefi", "!ipxe"), "snponly.efi"),
-    ),
-    PxeLoader.PXELINUX: ((("bios",), "lpxelinux.0"),),
-    PxeLoader.GRUB: ((("bios",), "grub.0"), (("uefi",), "grub.efi")),
-    PxeLoader.UKI: ((("uefi",), "linux.efi"),),
+# Who asks → the file that it is told to fetch. What that file is, and whether it is there, is up to the machine's folder.
+# (Tags in the file of hosts would do it too, but dnsmasq 2.90 frees what is not its own when it reads such a file anew:
+# src/rfc2131.c links a host's tags into the list of the request.)
+BOOT_FILES: dict[str, tuple[str, ...]] = {
+    "boot.ipxe": ("ipxe",),
+    "boot.bios": ("bios", "!ipxe"),
+    "boot.efi": ("uefi", "!ipxe"),
 }
 
 
@@ -37,8 +34,8 @@ class Host:
     mac: str
     address: str = ""
     """Its own; empty: of the pool, or the site's server gives it."""
-    offered: PxeLoader | None = None
-    """What it is to boot with now; None: it gets an address at most, and goes on to its disk."""
+    offered: bool = False
+    """Whether there is something to boot for it; without, it gets an address at most and goes on to its disk."""
 
 
 def configuration(network: BootNetwork, folder: Path) -> str:
@@ -73,27 +70,26 @@ def configuration(network: BootNetwork, folder: Path) -> str:
         # No way out of this network: a default route to us would lead nowhere.
         lines += ["dhcp-option=option:router", "dhcp-option=option:dns-server"]
     if network.router_advertisements:
-        lines += ["enable-ra", f"dhcp-range={network.ipv6_prefix},ra-only,64", f"ra-param={network.interface},0,0"]
+        lines += ["enable-ra", f"dhcp-range={network.ipv6_prefix},ra-only,64"]
     return "\n".join(lines) + "\n"
 
 
 def _boot_files(network: BootNetwork) -> Iterable[str]:
-    for loader, files in BOOT_FILES.items():
-        for tags, file in files:
-            marks = ",".join(f"tag:{tag}" for tag in (loader.value, *tags))
-            yield f"dhcp-boot={marks},{file},,{network.address.partition('/')[0]}"
-            if network.mode is NetworkMode.PROXY and "ipxe" not in tags:
-                kinds = ("x86PC",) if "bios" in tags else ("x86-64_EFI", "BC_EFI")
-                yield from (f"pxe-service={marks},{kind},bench,{file}" for kind in kinds)
+    for file, tags in BOOT_FILES.items():
+        marks = ",".join(f"tag:{tag}" for tag in tags)
+        yield f"dhcp-boot={marks},{file},,{network.address.partition('/')[0]}"
+        if network.mode is NetworkMode.PROXY and "ipxe" not in tags:
+            kinds = ("x86PC",) if "bios" in tags else ("x86-64_EFI", "BC_EFI")
+            yield from (f"pxe-service={marks},{kind},bench,{file}" for kind in kinds)
 
 
 def hosts(network: BootNetwork, machines: Iterable[Host]) -> str:
     """The file of hosts. Beside a site's server only those are known to whom something is offered: the rest is its."""
     lines = []
     for one in machines:
-        if network.mode is NetworkMode.PROXY and one.offered is None:
+        if network.mode is NetworkMode.PROXY and not one.offered:
             continue
-        words = [one.mac, *([f"set:{one.offered.value}"] if one.offered else [])]
+        words = [one.mac]
         if one.address and network.mode is NetworkMode.FULL:
             words.append(one.address)
         lines.append(",".join(words))

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bench.errors import LabError
+from bench.hardware import PxeLoader
 from bench.lab.text import escape
 
 # File → where distributions have it, and Debian's package.
@@ -21,6 +22,14 @@ FILES: dict[str, tuple[tuple[str, ...], str]] = {
         ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "/usr/share/syslinux/ldlinux.c32"),
         "syslinux-common",
     ),
+}
+# Loader and firmware → the file that firmware fetches (empty: GRUB's image, which is made).
+FIRST: dict[tuple[PxeLoader, str], str] = {
+    (PxeLoader.IPXE, "bios"): "undionly.kpxe",
+    (PxeLoader.IPXE, "uefi"): "snponly.efi",
+    (PxeLoader.PXELINUX, "bios"): "lpxelinux.0",
+    (PxeLoader.GRUB, "bios"): "",
+    (PxeLoader.GRUB, "uefi"): "",
 }
 # Format of grub-mkimage → name of the image, folder of its modules, the modules that our configuration uses, package.
 _COMMON = ("normal", "configfile", "net", "tftp", "http", "linux", "serial", "terminal", "echo", "test")

@@ -13,7 +13,7 @@ from bench.errors import UsageError
 from bench.hardware import PxeLoader
 from bench.lab.load import Load
 from bench.lab.net import loaders, scripts
-from bench.lab.net.dnsmasq_config import BOOT_FILES, Host
+from bench.lab.net.dnsmasq_config import Host
 from bench.lab.net.shelf import Shelf
 
 Note = Callable[[Mapping[str, str]], None]
@@ -79,8 +79,9 @@ def lay_out(offer: Offer, load: Load, folder: Path, shelf: Shelf, *, server: str
     folder.mkdir(parents=True)
     mac, base = offer.host.mac, f"http://{server}:{port}"
     if offer.loader is PxeLoader.UKI:
-        _file(offer, folder, "linux.efi", load.kernel, "kernel")
-        offer.expect(STEPS[PxeLoader.UKI], {"kernel"})
+        offer.expect(STEPS[offer.loader], {"kernel"})
+        _file(offer, folder, "boot.efi", load.kernel, "kernel")
+        _file(offer, folder, "boot.ipxe", scripts.ipxe_on(server), "")
         return
     kernel = shelf.put("kernel", mac, load.kernel, "kernel")
     initrd = shelf.put("initrd", mac, load.initrd, "initrd") if load.initrd else None
@@ -95,25 +96,25 @@ def lay_out(offer: Offer, load: Load, folder: Path, shelf: Shelf, *, server: str
             config = scripts.pxelinux(kernel_url, initrd_url, load.command_line)
             _file(offer, folder, f"pxelinux.cfg/01-{mac.replace(':', '-')}", config, "script")
             _file(offer, folder, "ldlinux.c32", loaders.find("ldlinux.c32"), "")
+            _file(offer, folder, "boot.ipxe", scripts.ipxe_on(server), "")
         case PxeLoader.GRUB:
             path = initrd.path if initrd else ""
             config = scripts.grub(f"{server}:{port}", kernel.path, path, load.command_line)
             _file(offer, folder, "grub.cfg", config, "script")
+            _file(offer, folder, "boot.ipxe", scripts.ipxe_on(server), "")
     _boot_files(offer, folder, server, firmware)
 
 
 def _boot_files(offer: Offer, folder: Path, server: str, firmware: str) -> None:
     """The files that the firmware itself fetches."""
-    wanted = [(set(tags), name) for tags, name in BOOT_FILES[offer.loader] if name != "boot.ipxe"]
-    fitting = [(tags, name) for tags, name in wanted if not firmware or firmware in tags]
+    known = [firmware] if firmware else ["bios", "uefi"]
+    fitting = [one for one in known if (offer.loader, one) in loaders.FIRST]
     if not fitting:
         raise UsageError(f"{offer.machine}: pxe_loader: {offer.loader.value} does not run on firmware {firmware!r}")
-    for tags, name in fitting:
-        if offer.loader is PxeLoader.GRUB:
-            source = loaders.grub_image("bios" if "bios" in tags else "uefi", scripts.grub_first(server))
-        else:
-            source = loaders.find(name)
-        _file(offer, folder, name, source, "loader")
+    for one in fitting:
+        name = loaders.FIRST[offer.loader, one]
+        source = loaders.find(name) if name else loaders.grub_image(one, scripts.grub_first(server))
+        _file(offer, folder, "boot.bios" if one == "bios" else "boot.efi", source, "loader")
 
 
 def _file(offer: Offer, folder: Path, name: str, content: bytes | Path, step: str) -> None:

@@ -26,6 +26,18 @@ def ipxe_first(script_url: str) -> bytes:
     return f"#!ipxe\nchain --autofree {script_url} || exit 1\n".encode()
 
 
+def ipxe_on(server: str) -> bytes:
+    """What an iPXE in a card's ROM gets by TFTP if another loader is wanted."""
+    return (
+        "#!ipxe\n"
+        "iseq ${platform} efi && goto efi ||\n"
+        f"chain --autofree tftp://{server}/boot.bios || exit 1\n"
+        "exit 1\n"
+        ":efi\n"
+        f"chain --autofree tftp://{server}/boot.efi || exit 1\n"
+    ).encode()
+
+
 def ipxe(kernel_url: str, initrd_url: str, command_line: str) -> bytes:
     """iPXE's script. An EFI stub finds its initrd by name only, and a BIOS kernel needs no name."""
     check_command_line(command_line, forbidden="$")

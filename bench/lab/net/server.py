@@ -89,7 +89,7 @@ class BootServer:
             raise UsageError(f"{machine.name}: secure_boot: its firmware starts signed programs only, and ours are not")
         if self.network.mode is NetworkMode.FULL and not wiring.ip and self.network.pool is None:
             raise UsageError(f"{machine.name}: ip: missing: the boot network has no pool of addresses")
-        host = Host(wiring.mac, wiring.ip, wiring.pxe_loader)
+        host = Host(wiring.mac, wiring.ip, offered=True)
         offer = Offer(machine.name, host, wiring.pxe_loader, note)
         folder = tftp_folder(self._folder, wiring.mac)
         with self._lock:
@@ -120,7 +120,7 @@ class BootServer:
             if offer is not None:
                 offer.open = False
             if mac in self._hosts:
-                self._hosts[mac] = replace(self._hosts[mac], offered=None)
+                self._hosts[mac] = replace(self._hosts[mac], offered=False)
                 if self._dnsmasq.alive:
                     self._dnsmasq.offer(self._hosts.values())
         return {"offer": why if offer else "none", "URLs withdrawn": str(items)}
