@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from bench.errors import UsageError
 from bench.lab.capture import CaptureWriter
 from bench.lab.load import AlreadyLoaded, Load, Loader
+from bench.lab.net.loader import NetLoader
 from bench.lab.power.failure import Failure, PowerError
 from bench.lab.power.switched import SwitchedPower
 from bench.records import LabEventKind, Machine
@@ -26,10 +27,15 @@ FALLS_SILENT_S = 10.0
 def loader_of(machine: Machine) -> Loader:
     """The way to load `machine` that its entry prefers. Raises UsageError for ways that are not supported yet."""
     methods = machine.wiring.boot_methods
-    if "loaded" in methods:
-        return AlreadyLoaded()
+    for method in methods:
+        if method == "loaded":
+            return AlreadyLoaded()
+        if method == "pxe":
+            return NetLoader()
     has = ", ".join(methods) or "none"
-    raise UsageError(f"{machine.name}: no way to load it is supported yet (boot_methods: {has}): only loaded is")
+    raise UsageError(
+        f"{machine.name}: no way to load it is supported yet (boot_methods: {has}): only loaded and pxe are"
+    )
 
 
 def post_s(machine: Machine) -> float:

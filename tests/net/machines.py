@@ -89,7 +89,7 @@ def box(
         ip=f"10.77.0.{101 + number}" if ip else "",
         firmware=firmware,
         boot_methods=("pxe",),
-        time_to_post_s=60,
+        time_to_post_s=15,
         pxe_loader=loader,
         boot_network=NETWORK,
     )

@@ -17,7 +17,7 @@ HOSTS, CONFIG, TFTP = "hosts", "dnsmasq.conf", "tftp"
 LEASE = "1h"
 # Processor architectures of option 93 (RFC 4578 section 2.1, IANA's list): firmware of PCs.
 BIOS_ARCH, UEFI_ARCHES = 0, (7, 9)
-# Who asks → the file that it is told to fetch. What that file is, and whether it is there, is up to the machine's folder.
+# Who asks → the file that it is told to fetch. What that is, and whether it is there, is up to the machine's folder.
 # (Tags in the file of hosts would do it too, but dnsmasq 2.90 frees what is not its own when it reads such a file anew:
 # src/rfc2131.c links a host's tags into the list of the request.)
 BOOT_FILES: dict[str, tuple[str, ...]] = {

@@ -28,6 +28,8 @@ PACKET_OUTGOING = 4
 PACKET_MEMBERSHIP = struct.Struct("iHH8s")
 SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC = 263, 1, 1
 UPLINK = -1
+STANDARD_INPUT = 0
+LINK_ADDRESS = "fe80::1/64"
 
 
 def ip(*words: str) -> None:
@@ -55,7 +57,9 @@ def make_interface(interface: str, addresses: list[str]) -> socket.socket:
     for name in (interface, WIRE):
         ip("link", "set", name, "addrgenmode", "none")
         no_offload(name)
-    for address in addresses:
+    # Router advertisements come from an address of the link (RFC 4861, section 4.2); this one is there at once.
+    link = [LINK_ADDRESS] if any(":" in address for address in addresses) else []
+    for address in (*link, *addresses):
         ip("addr", "add", address, "dev", interface, *(["nodad"] if ":" in address else []))
     ip("link", "set", interface, "up")
     ip("link", "set", WIRE, "up")
@@ -89,11 +93,11 @@ class Switch:
     def run(self) -> None:
         """Until standard input ends."""
         poll = select.poll()
-        for handle in (*self.number, sys.stdin.fileno()):
+        for handle in (*self.number, STANDARD_INPUT):
             poll.register(handle, select.POLLIN | select.POLLHUP)
         while True:
             for handle, _ in poll.poll():
-                if handle == sys.stdin.fileno():
+                if handle == STANDARD_INPUT:
                     return
                 with suppress(OSError):  # a peer that is gone
                     self.forward(self.number[handle])

@@ -48,7 +48,7 @@ class BootServer:
         self._lock = threading.RLock()
         self._hosts: dict[str, Host] = {}
         self._offers: dict[str, Offer] = {}
-        self._by_exchange: dict[str, str] = {}
+        self._aborted: set[str] = set()
         self._refuse_beside_another()
         self._folder = Path(tempfile.mkdtemp(prefix="bench-netboot-"))
         try:
@@ -170,10 +170,15 @@ class BootServer:
             offer.came(_DHCP_STEPS[event.kind], witness)
         elif event.kind is NetEventKind.REFUSED:
             offer.tell({"step": "trouble", "component": "DHCP", "what": event.detail or "refused", **witness})
+        elif event.kind is NetEventKind.TFTP_SENT and event.address in self._aborted:
+            # dnsmasq calls a file sent of which a client has only asked the size (tftp.c: an error ends it in order).
+            self._aborted.discard(event.address)
         elif event.kind is NetEventKind.TFTP_SENT:
             self._sent(offer, event)
         elif event.kind in (NetEventKind.TFTP_FAILED, NetEventKind.TFTP_ABSENT):
             name = self._name(offer, event.file)
+            if not event.file:
+                self._aborted.add(event.address)
             offer.tell({"step": "TFTP", "what": event.detail or event.kind.value, "file": name, **witness})
 
     def _sent(self, offer: Offer, event: NetEvent) -> None:
