@@ -88,7 +88,7 @@ def kernels(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    marks = "lab and not payloads and not rack and not microcode and not kernels and not plugin"
+    marks = "lab and not boot and not payloads and not rack and not microcode and not kernels and not plugin"
     python(session, "pytest", "-m", marks, *session.posargs)
 
 
@@ -104,6 +104,13 @@ def rack(session: nox.Session) -> None:
     """Tests of the rack's protocols on real servers on loopback (./setup --with-rack)."""
     need(session, "pytest", "pytest-timeout", "pyghmi", "sushy", "sushy-tools", "bcrypt")
     python(session, "pytest", "-m", "rack", "tests/rack", *session.posargs)
+
+
+@nox.session
+def boot(session: nox.Session) -> None:
+    """Machines with a disk and a network: SSH flashing, network boot, recovery (./setup --with-boot)."""
+    need(session, "pytest", "pytest-timeout")
+    python(session, "pytest", "-m", "boot", *session.posargs)
 
 
 @nox.session
@@ -134,7 +141,7 @@ def plugin(session: nox.Session, major: str) -> None:
 def hil(session: nox.Session) -> None:
     """Every machine of the inventory × the scenario set, held against the simulator."""
     need(session)
-    chosen = any(argument.startswith("--machine") for argument in session.posargs)
+    chosen = any(argument.startswith(("--machine", "--model", "--resume")) for argument in session.posargs)
     machines = [] if chosen else ["--all", "--demonstrate"]
     code = run_to_its_end([sys.executable, "-m", "bench", "run", *machines, *session.posargs])
     if code not in (2, 130) and "--json" not in session.posargs:

@@ -88,12 +88,16 @@ def doctor(
     with_rack: Annotated[
         bool, typer.Option("--with-rack", help="Install the servers that nox -s rack tests against, too.")
     ] = False,
+    with_boot: Annotated[
+        bool, typer.Option("--with-boot", help="Install what disks of virtual machines and network boot need, too.")
+    ] = False,
 ) -> int:
     """Say what is missing, why it matters and how to get it."""
     from bench.doctor import run_doctor
 
     confirm = typer.confirm if sys.stdin.isatty() else None
-    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm, with_rack=with_rack)
+    groups = [name for name, asked in (("rack", with_rack), ("boot", with_boot)) if asked]
+    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm, groups=groups)
 
 
 @inventory_app.command("list")

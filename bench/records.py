@@ -46,6 +46,30 @@ def worst(verdicts: list[Verdict]) -> Verdict:
 
 
 @dataclass(frozen=True)
+class HostFiles:
+    """What a virtual machine with a disk is started with; made before a run, see `bench.hosts`."""
+
+    disk: Path | None
+    """The disk that its own is a copy of."""
+    key_file: Path
+    """Private key of whoever may log in."""
+    host_key: str
+    """As in known_hosts."""
+
+
+@dataclass(frozen=True)
+class VirtualHost:
+    """A virtual machine that is like one in a rack: with a disk, a boot loader, a system of its own, a network card."""
+
+    disk: str
+    """Kind of its disk (`bench.images.disk`), or ``none``."""
+    boot_methods: tuple[str, ...] = ()
+    """Ways to load it, the preferred one first."""
+    files: HostFiles | None = None
+    """None until they are made."""
+
+
+@dataclass(frozen=True)
 class VirtualSpec:
     """How QEMU plays a machine."""
 
@@ -59,6 +83,8 @@ class VirtualSpec:
     """``bios`` or ``uefi``."""
     microcode: ProcessorRules | None = None
     """How its processors take microcode; None: as QEMU does, which ignores updates."""
+    host: VirtualHost | None = None
+    """Its disk and network; None: QEMU itself loads what is to be run, and nothing else is there."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def run_kernel(
         image_sha256=order.kernel.sha256,
         started=started,
         witnessed=witnessed,
+        details=order.kernel.details,
     )
 
 
