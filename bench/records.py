@@ -128,6 +128,10 @@ class Machine:
         return f"{family:02x}-{number:02x}-{self.signature & 0xF:02x}"
 
 
+# Name of a step of loading: what the machine starts by itself has come up, and so not what was loaded.
+KNOWN_GOOD_INSTEAD = "the known-good system came up"
+
+
 class LabEventKind(StrEnum):
     """What the lab itself did or saw, beside the bytes. Times are seconds since the capture was opened."""
 

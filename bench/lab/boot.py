@@ -181,7 +181,7 @@ def _boot_metal(
     power: SwitchedPower,
 ) -> Path:
     loader = loader or metal.loader_of(machine)
-    limits = replace(limits, post_s=max(limits.post_s, metal.post_s(machine)))
+    limits = replace(limits, post_s=max(limits.post_s, metal.post_s(machine)) + loader.delay_s)
     capture = CaptureWriter(
         folder,
         url=machine.serial_url,
