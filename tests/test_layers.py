@@ -54,7 +54,7 @@ LAYERS = (
     layer("report"),
     layer("judge", "doctor", "health", "hosts", "leases"),
     layer("unpatched"),
-    layer("outcome"),
+    layer("loading", "outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
     layer("describe", "hardware", "initrd", "linux", "manifest", "owners", "records", "script", "wire", peers=True),
     layer("x86"),
