@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.errors import UsageError
 from bench.hardware import PxeLoader
 from bench.lab.load import Load
-from bench.lab.net import loaders, scripts
+from bench.lab.net import loaders, scripts, uki
 from bench.lab.net.dnsmasq_config import Host
 from bench.lab.net.shelf import Shelf
 
@@ -80,7 +80,7 @@ def lay_out(offer: Offer, load: Load, folder: Path, shelf: Shelf, *, server: str
     mac, base = offer.host.mac, f"http://{server}:{port}"
     if offer.loader is PxeLoader.UKI:
         offer.expect(STEPS[offer.loader], {"kernel"})
-        _file(offer, folder, "boot.efi", load.kernel, "kernel")
+        _file(offer, folder, "boot.efi", uki.build(load), "kernel")
         _file(offer, folder, "boot.ipxe", scripts.ipxe_on(server), "")
         return
     kernel = shelf.put("kernel", mac, load.kernel, "kernel")
