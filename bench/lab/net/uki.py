@@ -59,4 +59,4 @@ def _end(stub: bytes) -> int:
     (base,) = struct.unpack_from("<Q", stub, pe + _COFF_BYTES + 24)
     rows = (pe + _COFF_BYTES + optional + n * _ROW_BYTES for n in range(count))
     ends = [sum(struct.unpack_from("<II", stub, row + 8)) for row in rows]
-    return int(base) - (-max(ends) // _ALIGN) * _ALIGN
+    return int(base) - (-int(max(ends)) // _ALIGN) * _ALIGN
