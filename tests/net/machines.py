@@ -6,7 +6,11 @@ The bench goes the way that it goes with metal: a power switch that is a program
 from __future__ import annotations
 
 import itertools
+import select
 import shutil
+import socket
+import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,10 +19,11 @@ from pathlib import Path
 from bench.hardware import BootNetwork, CommandSwitch, Cuts, PowerSpec, PxeLoader, Wiring
 from bench.inventory import load_inventory
 from bench.lab.load import Load
-from bench.lab.net.segment import Segment
+from bench.lab.net.place import Place
+from bench.lab.net.segment import Segment, attached
 from bench.lab.virtual import UEFI_FILES, qemu_command
 from bench.records import Machine as Entry
-from tests.rack.servers import Machine, program
+from tests.rack.servers import Machine, program, server, wait_for
 
 REPO = Path(__file__).parents[2]
 ADDRESSES = ("10.77.0.1/24", "fd77::1/64")
@@ -120,3 +125,61 @@ def _firmware(folder: Path, firmware: str) -> list[str]:
         *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
         *("-drive", f"if=pflash,unit=1,format=raw,file={variables}"),
     ]
+
+
+class Line:
+    """The far end of a machine's serial line while no boot of the bench listens."""
+
+    def __init__(self, path: Path) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        path.unlink(missing_ok=True)
+        self._listener.bind(str(path))
+        self._listener.listen(4)
+        self.data = b""
+
+    def until(self, text: str, patience_s: float = 240) -> bytes:
+        """All that was said up to `text`; the test's own deadline is its only clock."""
+        deadline = time.monotonic() + patience_s
+        readers: list[socket.socket] = [self._listener]
+        while text.encode() not in self.data:
+            assert time.monotonic() < deadline, f"no {text!r} within {patience_s} s: {self.data[-1500:]!r}"
+            for ready in select.select(readers, [], [], 0.5)[0]:
+                if ready is self._listener:
+                    readers.append(self._listener.accept()[0])
+                    continue
+                data = ready.recv(65536)
+                self.data += data
+                if not data:
+                    readers.remove(ready)
+        for one in readers[1:]:
+            one.close()
+        return self.data
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def starts_its_disk(one: Box) -> bytes:
+    """Power the machine up with nobody from the bench at work, and see its own system; what it said until then."""
+    line = Line(one.machine.folder / "serial")
+    try:
+        subprocess.run([one.machine.folder / "switch", "on"], check=True)
+        return line.until(DISK_SAYS)
+    finally:
+        one.machine.kill()
+        line.close()
+
+
+@contextmanager
+def site_server(segment: Segment, port: int, log: Path, pool: str = "10.77.0.150,10.77.0.160") -> Iterator[Place]:
+    """A site's own DHCP server, which knows nothing of us, on a computer of its own."""
+    machine, switch = segment.socket_pair(port)
+    with attached(["10.77.0.2/24"], [(str(machine), str(switch))]) as place:
+        command = [
+            *place.prefix, program("dnsmasq"), "--no-daemon", "--log-facility=-", "--conf-file=/dev/null", "--port=0",
+            f"--interface={place.interface}", "--bind-interfaces", "--leasefile-ro", "--no-ping",
+            f"--dhcp-range={pool},255.255.255.0,1h",
+        ]  # fmt: skip
+        with server(command, log):
+            wait_for(lambda: "bound exclusively" in log.read_text(), "the site's DHCP server starts")
+            yield place

@@ -41,7 +41,7 @@ def machine(tmp_path: Path) -> Iterator[servers.Machine]:
 BOARD = """#!/bin/sh
 case "$1 $2" in
     "get power") echo power:0 ;;
-    "get boot") echo "boot:$(cat {state} 2>/dev/null || echo default)" ;;
+    "get boot") echo "boot:$(cat {state} 2>/dev/null || echo none)" ;;
     "set boot") echo "$*" >>{log}; {keep} echo "$3" >{state} ;;
     *) echo "unknown: $*" ; exit 1 ;;
 esac
