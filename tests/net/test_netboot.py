@@ -26,7 +26,7 @@ from bench.lab.net.server import BootServer
 from bench.records import ScenarioResult, Verdict
 from bench.run import KernelOrder
 from bench.run_kernel import run_kernel
-from bench.scenarios import load_boots
+from bench.scenarios import load_boot_plans
 from tests.net.boots import LIMITS, boot_network, boot_payload, events, steps
 from tests.net.machines import ADDRESSES, NETWORK, REPO, box, mac, site_server, starts_its_disk
 
@@ -72,7 +72,7 @@ def test_a_traced_kernel_passes_as_any_boot_of_metal_does(
     kernel = find_kernel(REPO, "linux-6.1-trace")
     if kernel is None:
         pytest.fail("linux-6.1-trace is not built: bench images build linux-6.1-trace")
-    plans = load_boots(REPO / "firmware-images" / "boots")
+    plans = load_boot_plans(REPO)
     plan = plans["plain" if firmware == "bios" else "uefi"]
     with (
         segment(ADDRESSES) as wire,
