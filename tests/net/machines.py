@@ -110,6 +110,7 @@ def _board(entry: Entry, firmware: str) -> list[str]:
     wanted = {"-accel", "-machine", "-cpu", "-smp", "-object", "-m"}
     pairs = dict(pair for pair in itertools.pairwise(command) if pair[0] in wanted)
     pairs["-machine"] += ",graphics=off"
+    pairs["-cpu"] += ",hypervisor=off"
     if firmware == "uefi":
         pairs["-machine"] = pairs["-machine"].replace("pc,", "q35,", 1)
     return [word for pair in pairs.items() for word in pair]

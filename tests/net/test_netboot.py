@@ -64,7 +64,7 @@ def test_the_payload_says_the_same_as_when_it_is_booted_directly(
     assert steps(tmp_path / "boot") == [*loaded["steps"].split(), "spent"]
 
 
-@pytest.mark.parametrize(("loader", "firmware"), [WAYS[0], WAYS[1], WAYS[2], WAYS[3], WAYS[4], WAYS[5]])
+@pytest.mark.parametrize(("loader", "firmware"), WAYS)
 def test_a_traced_kernel_passes_as_any_boot_of_metal_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: PxeLoader, firmware: str
 ) -> None:
@@ -72,8 +72,9 @@ def test_a_traced_kernel_passes_as_any_boot_of_metal_does(
     kernel = find_kernel(REPO, "linux-6.1-trace")
     if kernel is None:
         pytest.fail("linux-6.1-trace is not built: bench images build linux-6.1-trace")
-    plans = load_boot_plans(REPO)
-    plan = plans["plain" if firmware == "bios" else "uefi"]
+    # The plan asks for a processor without the hypervisor's flag, which only a virtual machine can be given: this one,
+    # which stands for metal, has been given it.
+    plan = load_boot_plans(REPO)["exercise"].model_copy(update={"hypervisor": True, "pool": [9]})
     with (
         segment(ADDRESSES) as wire,
         box(
