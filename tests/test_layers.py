@@ -66,7 +66,7 @@ LAYERS = (
     layer("recovery", "report"),
     layer("discovered", "judge", "doctor", "health", "hosts", "leases"),
     layer("early_load", "unpatched"),
-    layer("outcome"),
+    layer("loading", "outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
     layer(
         "describe",
