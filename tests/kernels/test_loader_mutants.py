@@ -54,6 +54,16 @@ def test_a_mutant_fails_in_just_the_cases_that_it_is_about(mutant: str, tmp_path
     assert found == dict.fromkeys(MUTANTS[mutant], Verdict.FAIL)
 
 
-def test_a_file_whose_rows_checksum_is_wrong_is_taken_by_no_processor(tmp_path: Path) -> None:
-    """The mistake of a file, which a loader must not follow: `bad-row`, `bad-table` and `bad-checksum` are files."""
-    assert failing((), {"bad-row", "bad-table", "bad-checksum", "by-table"}, tmp_path) == {}
+def test_data_that_is_not_aligned_is_refused_by_every_processor_and_the_kernel_says_nothing(tmp_path: Path) -> None:
+    """Number 35: a mistake of whoever packed the initrd, not of a loader."""
+    root = find_root()
+    machine = load_inventory(root)[MACHINE]
+    ground = ground_of(machine, None)
+    cell = Cell(
+        next(c for c in CASES if c.name == "misaligned"), machine, ground, subject_of(root, build_kernel(root, KERNEL))
+    )
+    (result,) = run_matrix(root, [cell], tmp_path, jobs=1)
+    assert result.verdict is Verdict.PASS and result.observed
+    assert [(w.before, w.after) for w in result.observed.writes] == [(ground.revision - 1,) * 2] * 2
+    assert "not 16-byte aligned" in result.predicted.writes[0].why_not
+    assert not any("updated early" in line for line in result.predicted.lines)
