@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SCENARIOS = Path("firmware-images/scenarios")
 PAYLOAD = "payload"
+# Machines with this tag are among all machines, and those of a model, only with --full.
+FULL_ONLY = "full-only"
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,16 @@ def known_as(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 
 
 def _machines(asked: Asked, machines: Mapping[str, Machine]) -> list[str]:
+    usual = {name: m for name, m in machines.items() if asked.full or FULL_ONLY not in m.tags}
     if asked.all_machines:
-        return list(machines)
+        return list(usual)
     if not asked.machine and not asked.model:
         raise UsageError(
             "say which machine: --machine NAME, --model 06-9e-0a, or --all; `bench inventory list` shows them"
         )
     known_as("machine", asked.machine, machines)
     known_as("model", asked.model, dict.fromkeys(machine.model for machine in machines.values()))
-    of_model = [name for name, machine in machines.items() if machine.model in asked.model]
+    of_model = [name for name, machine in usual.items() if machine.model in asked.model]
     return list(dict.fromkeys([*asked.machine, *of_model]))
 
 

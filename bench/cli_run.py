@@ -90,7 +90,8 @@ class _Run:
     ) -> None:
         from bench.images import build_payload
 
-        self._asked, self._results, self._jobs, self._json, self._broken = asked, results, jobs, json, broken
+        self._asked, self._root, self._results, self._jobs = asked, root, results, jobs
+        self._json, self._broken = json, broken
         self._every = tasks_of(asked, root, quiet=json)
         self._payload = build_payload(root)
         told = {(one.name, one.image_sha256): one for one in broken.ended if one.verdict in TOLD} if broken else {}
@@ -135,6 +136,7 @@ class _Run:
         try:
             outcomes = carry_out(
                 self._tasks,
+                root=self._root,
                 payload=self._payload,
                 results=self._results,
                 jobs=self._jobs,

@@ -125,7 +125,12 @@ class ManualSwitch:
     cuts: Cuts
 
 
-Switch = IpmiSwitch | RedfishSwitch | PduSwitch | CommandSwitch | WakeSwitch | ManualSwitch
+@dataclass(frozen=True)
+class ProcessSwitch:
+    """The process of a virtual machine with a disk: its mains."""
+
+
+Switch = ProcessSwitch | IpmiSwitch | RedfishSwitch | PduSwitch | CommandSwitch | WakeSwitch | ManualSwitch
 
 
 @dataclass(frozen=True)

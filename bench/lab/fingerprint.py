@@ -55,7 +55,7 @@ def read_system(ssh: Ssh) -> SystemFacts:
     """Ask the running system. Raises LabError if it does not answer, or not as Linux does."""
     before = time.time()
     done = ssh.run(_QUESTIONS, timeout_s=ANSWER_S)
-    answers = _split(done.output)
+    answers = split_answers(done.output)
     if "end" not in answers or not answers["time"].isdigit():
         said = escape(done.output[-200:])
         raise LabError(f"{ssh.component}: its system does not answer as Linux: {said}", component=ssh.component)
@@ -70,7 +70,8 @@ def read_system(ssh: Ssh) -> SystemFacts:
     )
 
 
-def _split(output: bytes) -> dict[str, str]:
+def split_answers(output: bytes) -> dict[str, str]:
+    """Part → its lines, escaped: of a program that prints ``@part`` in front of each."""
     answers: dict[str, str] = {}
     for part in re.split(rb"^@", output, flags=re.MULTILINE)[1:]:
         name, _, text = part.partition(b"\n")
