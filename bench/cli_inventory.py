@@ -24,9 +24,12 @@ class Kind(StrEnum):
     MACHINES = "machines"
     VIRTUAL = "virtual"
     QUIRKS = "quirks"
+    LAB = "lab"
 
 
-def schema(kind: Annotated[Kind, typer.Argument(help="Files of this folder, or quirks.toml.")] = Kind.MACHINES) -> int:
+def schema(
+    kind: Annotated[Kind, typer.Argument(help="Files of this folder, quirks.toml or lab.toml.")] = Kind.MACHINES,
+) -> int:
     """Print the JSON Schema of the inventory's files, for editors and generators."""
     from bench.inventory import schema as schema_of
 

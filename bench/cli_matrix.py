@@ -86,10 +86,14 @@ def matrix(
     if resume:
         cells = left(cells, done_cells(where))
     boots = sum(cell.times for cell in cells)
-    minutes = boots * seconds_a_boot(where, guess=CELL_S) / jobs / 60
+    seconds = boots * seconds_a_boot(where, guess=CELL_S) / jobs
     drawn = f", drawn from {total} with seed {seed}" if draw is not None else ""
     done = f"; {kept - len(cells)} are done" if resume else ""
-    about = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
+    about = next(
+        f"{seconds / unit_s:.0f} {unit}"
+        for unit, unit_s in (("h", 3600), ("min", 60), ("s", 1))
+        if seconds >= 2 * unit_s or unit == "s"
+    )
     note(f"plan: {kept} cells{drawn}{done}; {boots} boots, about {about}, {jobs} at a time")
     if dry:
         return 0

@@ -110,7 +110,7 @@ def _took(results: Path) -> dict[tuple[str, str], float]:
 
 
 def _tells(run: StoredRun) -> bool:
-    return run.record.verdict.value not in ("MISS", "ERROR")
+    return run.record.verdict.value not in ("MISS", "ERROR", "SKIP")
 
 
 def _guess_s(machine: Machine) -> float:
