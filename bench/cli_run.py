@@ -49,6 +49,9 @@ def run(
     ] = False,
     draw: Annotated[int, typer.Option(help="Selects the bugs to demonstrate.")] = 0,
     witness: Annotated[bool, typer.Option(help="Hold the trace against QEMU's own exception log.")] = False,
+    method: Annotated[
+        str | None, typer.Option(help="Load machines in this way only, one of their boot_methods.")
+    ] = None,
     lab: Annotated[
         Path | None, typer.Option(help="Another lab: its folder, or a file in it, such as inventory/lab.toml.")
     ] = None,
@@ -65,7 +68,7 @@ def run(
 
     asked = Asked(
         machine or (), model or (), all_machines, variant or (), scenario or (), scenario_set, image or (),
-        plan or (), full, demonstrate, draw, witness, str(lab.resolve()) if lab else "",
+        plan or (), full, demonstrate, draw, witness, str(lab.resolve()) if lab else "", method or "",
     )  # fmt: skip
     broken: Unfinished | None = None
     if resume:
@@ -170,9 +173,9 @@ class _Run:
 
 
 def _sha256(task: Task, payload: PayloadImage) -> str:
-    from bench.run import KernelOrder
+    from bench.run import Order
 
-    return task.order.kernel.sha256 if isinstance(task.order, KernelOrder) else payload.sha256
+    return payload.sha256 if isinstance(task.order, Order) else task.order.kernel.sha256
 
 
 def _store(results: Path, outcome: Outcome) -> None:

@@ -62,4 +62,6 @@ def test_what_a_system_says_is_read_and_hostile_bytes_are_escaped() -> None:
     assert (found["secure boot"], found["microcode"]) == ("on", "0xf4")
     assert found["memory map"].startswith("2 ranges, ")
     assert _free_bytes(answers["room"]) == 600000 << 10
-    assert _fingerprint(split_answers(output.replace(b"0x1ffffffff", b"0x2ffffffff")))["memory map"] != found["memory map"]
+    assert (
+        _fingerprint(split_answers(output.replace(b"0x1ffffffff", b"0x2ffffffff")))["memory map"] != found["memory map"]
+    )

@@ -55,7 +55,7 @@ def reach(machine: Machine, power: Power, *, wait_s: float) -> tuple[Ssh, Mappin
             try:
                 ssh = Ssh(access, timeout_s=RUNNING_S)
                 took = f"{time.monotonic() - begun:.1f} s"
-                return ssh, {"system": "was started", "starts": str(start), "took": took}
+                return ssh, {"system": "was started", "starts": str(start), "start took": took}
             except SshError as error:
                 if error.trouble == "refuses":
                     power.off()
@@ -89,7 +89,7 @@ def switch_off(machine: Machine, ssh: Ssh, power: Power, *, first: str = "") -> 
         state = power.state()
         if state is PowerState.OFF:
             took = f"{time.monotonic() - begun:.1f} s"
-            return finished.output, {"off": "switched itself off", "took": took}
+            return finished.output, {"off": "switched itself off", "off took": took}
         if state is PowerState.UNKNOWN and not port_open(access.host, access.port, timeout_s=2):
             time.sleep(UNSEEN_S)
             return finished.output, {"off": f"does not answer any more since {UNSEEN_S:g} s"}
