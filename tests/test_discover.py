@@ -300,6 +300,12 @@ def test_what_a_hostile_machine_says_stays_a_comment() -> None:
     assert tomllib.loads(text_of(hostile)) == plain
 
 
+def test_what_the_caller_gives_is_quoted() -> None:
+    access = replace(ACCESS, key_file='/keys/"odd" \\ name')
+    text = entry(found(), access, name="nuc-7", on=date(2026, 11, 24), heard=(), baud=115200)
+    assert tomllib.loads(text)["ssh"]["key_file"] == access.key_file
+
+
 @pytest.mark.parametrize(("host", "name"), [("NUC-7.lab.example", "nuc-7"), ("a_b", "a-b"), ("x" * 60, "x" * 40)])
 def test_a_host_name_becomes_a_machine_name(host: str, name: str) -> None:
     assert name_of(host) == name
