@@ -38,7 +38,7 @@ efi_handover:
 	andq $-16, %rsp
 	sti
 	call efi_main
-	/* Refused; it has said so. */
+	/* It has been refused, and even Exit has come back. */
 1:	hlt
 	jmp 1b
 

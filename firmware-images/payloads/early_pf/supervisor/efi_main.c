@@ -69,21 +69,24 @@ static void refuse(struct efi_stub *s)
 	bench_wire_close(&wire);
 }
 
-/* What the loader that hands over has put into boot_params; it has asked the firmware for the memory. */
+/* What the loader that hands over has put into boot_params. */
 static int handed_over(struct efi_stub *s)
 {
 	const char *line = (const char *)boot_params_field(s->boot_params, CMD_LINE_PTR, EXT_CMD_LINE_PTR);
-	u32 i;
+	u64 i, bytes;
 
 	for (i = 0; line && line[i]; i++) {
 		if (i == sizeof(s->command_line) - 1)
 			return efi_complain(s, TOO_LONG);
 		s->command_line[i] = line[i];
 	}
-	s->initrd.start = boot_params_field(s->boot_params, RAMDISK_IMAGE, EXT_RAMDISK_IMAGE);
-	s->initrd.bytes = boot_params_field(s->boot_params, RAMDISK_SIZE, EXT_RAMDISK_SIZE);
-	if (!s->initrd.bytes)
+	bytes = boot_params_field(s->boot_params, RAMDISK_SIZE, EXT_RAMDISK_SIZE);
+	if (!bytes)
 		return efi_complain(s, "there is no script: the loader has brought no initrd");
+	if (!efi_initrd_room(s, bytes))
+		return 0;
+	__builtin_memcpy((void *)s->initrd.start,
+			 (const void *)boot_params_field(s->boot_params, RAMDISK_IMAGE, EXT_RAMDISK_IMAGE), bytes);
 	return 1;
 }
 
@@ -111,9 +114,9 @@ efi_status efi_main(efi_handle image, const struct efi_system_table *system, con
 		__asm__ volatile("cli; hlt");
 	if (s->kit)
 		efi_free(s, (u64)s->kit, s->kit_bytes);
-	if (boot_params)
-		s->boot->exit(image, EFI_LOAD_ERROR, 0, 0);
 	if (s->initrd.start)
 		efi_free(s, s->initrd.start, s->initrd.bytes);
+	if (boot_params)
+		s->boot->exit(image, EFI_LOAD_ERROR, 0, 0);
 	return EFI_LOAD_ERROR;
 }

@@ -49,7 +49,8 @@ int efi_complain(struct efi_stub *s, const char *text);
    the firmware had begun to shut down, and that nothing may be asked of it any more. */
 void efi_leave_firmware(struct efi_stub *s, int *left);
 
-/* efi_initrd.c */
+/* efi_initrd.c: room where it disturbs no window; and the initrd, in such room. */
+int efi_initrd_room(struct efi_stub *s, u64 bytes);
 int efi_initrd_load(struct efi_stub *s);
 
 /* efi_memory.c: the firmware's map, read again before each try to leave, as e820; and a place in it. */
