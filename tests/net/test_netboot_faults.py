@@ -28,9 +28,9 @@ from bench.lab.power import Power
 from bench.records import Finding, Verdict
 from bench.records import Machine as Entry
 from bench.run import judge_folders
-from tests.net.boots import boot_network, boot_payload, events, payload_load, steps
+from tests.net.boots import boot_network, boot_payload, payload_load, steps
 from tests.net.cutter import cutter, http_after, tftp_from_block
-from tests.net.machines import ADDRESSES, NETWORK, REPO, box, mac, starts_its_disk
+from tests.net.machines import ADDRESSES, NETWORK, box, mac, starts_its_disk
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -174,7 +174,7 @@ def test_a_hostile_client_gets_nothing_and_keeps_nobody_from_booting(tmp_path: P
                 hostile.stdin.close()
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named() -> None:
     with segment(ADDRESSES) as wire, BootServer(NETWORK, wire.place):
         beside = replace(NETWORK, mode=NetworkMode.PROXY)
         with pytest.raises(LabError, match=r"port 8069 of 10\.77\.0\.1 cannot be had: .*[Aa]ddress already in use"):
