@@ -68,7 +68,8 @@ def test_whatever_the_image_does_the_next_boot_is_the_machines_own(one: Host, tm
 def test_a_controller_that_is_killed_before_the_one_shot_leaves_the_default(
     one: Host, tmp_path: Path, proofs: Path, step: str
 ) -> None:
-    assert killed_at(one, step, image(tmp_path, "good"), proofs)[-1] == step
+    load = fresh(image(tmp_path, "good"), tmp_path, step.encode())
+    assert killed_at(one, step, load, proofs)[-1] == step
     one.there.power.off()
     one.is_as_it_was()
 
