@@ -11,9 +11,12 @@ import pytest
 from bench.errors import LabError
 from bench.lab.flash import loader as flash_loader
 from bench.lab.flash import upload
+from bench.lab.flash.choose import FirstThatWorks
+from bench.lab.flash.kexec import KexecLoader
 from bench.lab.flash.proof import Proofs
+from bench.lab.flash.reach import SYSTEM_S
 from bench.lab.flash.refused import MethodRefused
-from bench.lab.load import Load
+from bench.lab.load import Load, Note
 from bench.lab.power import PowerState
 from bench.lab.ssh import Ssh, SshError
 from tests.hosts.flashing import QUIET_S, WAYS, Host, by, host, image, killed_at
@@ -38,6 +41,10 @@ def nothing(step: Mapping[str, str]) -> None:
     del step
 
 
+def noting(steps: list[str]) -> Note:
+    return lambda step: steps.append(step["step"])
+
+
 def folder_of(one: Host) -> str:
     return {"grub": "/boot/bench", "bootnext": "/boot/efi/bench", "systemd-boot": "/boot/bench"}[one.method]
 
@@ -47,7 +54,7 @@ def test_whatever_the_image_does_the_next_boot_is_the_machines_own(one: Host, tm
     before, loader = one.run("cat /proc/sys/kernel/random/boot_id"), one.loader()
     steps: list[str] = []
     try:
-        loader.load(one.machine, image(tmp_path, kind), one.there.power, lambda step: steps.append(step["step"]))
+        loader.load(one.machine, image(tmp_path, kind), one.there.power, noting(steps))
         assert one.there.power.state() is PowerState.OFF
         assert steps[-1] == "one-shot set" and steps.count("verified") == 2
         start = one.capture.size
@@ -164,20 +171,46 @@ def fresh(load: Load, folder: Path, tail: bytes) -> Load:
     return Load(kernel, load.initrd, load.command_line)
 
 
-def test_a_grub_that_cannot_consume_is_found_before_the_first_flash(tmp_path: Path) -> None:
+def test_a_grub_that_cannot_consume_is_found_before_the_first_flash_and_the_next_method_taken(tmp_path: Path) -> None:
     machine = by("host-bios-grub", "grub", disk="bios-grub-blind")
     proofs = Proofs(tmp_path / "proofs")
     with host(machine, "grub", tmp_path / "host", proofs) as one:
         loader = one.loader()
         steps: list[str] = []
         with pytest.raises(MethodRefused, match="it was started, and is still set"):
-            loader.load(one.machine, image(tmp_path, "good"), one.there.power, lambda s: steps.append(s["step"]))
+            loader.load(one.machine, image(tmp_path, "good"), one.there.power, noting(steps))
         assert "uploading" not in steps and steps[-1] == "not proved"
         loader.fall_back(one.machine)
         one.is_as_it_was()
         steps.clear()
         loader = one.loader()
         with pytest.raises(MethodRefused, match="`bench flash prove` tries again"):
-            loader.load(one.machine, image(tmp_path, "good"), one.there.power, lambda s: steps.append(s["step"]))
+            loader.load(one.machine, image(tmp_path, "good"), one.there.power, noting(steps))
         assert steps == ["known-good system answers"], "what was found is kept"
         one.is_as_it_was()
+        kexec = KexecLoader(system_s=SYSTEM_S, wait_s=one.wait_s)
+        chosen = FirstThatWorks([one.loader(), kexec])
+        assert chosen.load(one.machine, image(tmp_path, "good"), one.there.power, nothing)["loader"] == "kexec"
+        assert one.there.power.state() is PowerState.OFF
+        start = one.capture.size
+        one.there.power.on()
+        one.capture.wait_for(b" done", timeout_s=2 * one.wait_s, start=start)
+        one.there.power.off()
+        chosen.fall_back(one.machine)
+        one.is_as_it_was()
+
+
+def test_nothing_of_a_kexec_outlives_the_power(tmp_path: Path) -> None:
+    with host(by("host-bios-grub", "kexec"), "grub", tmp_path / "host", Proofs(tmp_path / "proofs")) as one:
+        for kind in ("broken", "hangs"):
+            steps: list[str] = []
+            loader = KexecLoader(system_s=SYSTEM_S, wait_s=one.wait_s)
+            loader.load(one.machine, image(tmp_path, kind), one.there.power, noting(steps))
+            start = one.capture.size
+            one.there.power.on()
+            one.capture.wait_for(b"kexec_core: Starting new kernel", timeout_s=one.wait_s, start=start)
+            one.capture.wait_quiet(QUIET_S, timeout_s=60)
+            one.there.power.off()
+            loader.fall_back(one.machine)
+            assert steps[-1] == "kexec"
+            one.is_as_it_was()

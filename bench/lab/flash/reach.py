@@ -101,3 +101,16 @@ def switch_off(machine: Machine, ssh: Ssh, power: Power, arming: Arming | None =
         time.sleep(0.1)
     words = f"did not switch itself off within {SHUTDOWN_S:g} s"
     raise LabError(f"{machine.name}: {words}", component="machine", witness=words)
+
+
+def have_off(machine: Machine, power: Power) -> None:
+    """Have the machine off, by its own system if that answers. Raises LabError."""
+    if power.state() is PowerState.OFF:
+        return
+    try:
+        with Ssh(access_of(machine), timeout_s=RUNNING_S) as ssh:
+            switch_off(machine, ssh, power)
+    except SshError as error:
+        if error.trouble == "refuses":
+            raise
+    power.off()
