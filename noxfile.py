@@ -134,7 +134,7 @@ def plugin(session: nox.Session, major: str) -> None:
 def hil(session: nox.Session) -> None:
     """Every machine of the inventory × the scenario set, held against the simulator."""
     need(session)
-    chosen = any(argument.startswith("--machine") for argument in session.posargs)
+    chosen = any(argument.startswith(("--machine", "--model", "--resume")) for argument in session.posargs)
     machines = [] if chosen else ["--all", "--demonstrate"]
     code = run_to_its_end([sys.executable, "-m", "bench", "run", *machines, *session.posargs])
     if code not in (2, 130) and "--json" not in session.posargs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -75,12 +76,14 @@ def carry_out(
     `progress` and `finished` are called from the threads that run the orders. Judging is done by other processes:
     in this one it would keep the threads that read serial ports waiting, and so the machines.
     """
-    cancel = threading.Event()
-    judges = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_bench
-    )
+    stops = [threading.Event() for _ in tasks]
+    stop_of = {id(task): stop for task, stop in zip(tasks, stops, strict=True)}
+    judges = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_serve_the_bench)
 
     def one(task: Task) -> Outcome:
+        # Set by Ctrl-C, and if the machine is taken away from us.
+        cancel = stop_of[id(task)]
+
         def judged(folders: Sequence[Path]) -> Judgement:
             return judges.submit(judge_folders, folders).result()
 
@@ -116,7 +119,8 @@ def carry_out(
                 done, futures = wait(futures, return_when=FIRST_COMPLETED, timeout=0.5)
                 outcomes += [future.result() for future in done]
         except KeyboardInterrupt:
-            cancel.set()
+            for stop in stops:
+                stop.set()
             interrupted()
             outcomes += [future.result() for future in futures]
     place = {id(task): number for number, task in enumerate(tasks)}
@@ -135,5 +139,14 @@ def _had(machine: Machine, results: Path, cancel: threading.Event) -> Iterator[N
         yield
 
 
-def _leave_interrupts_to_the_bench() -> None:
+def _serve_the_bench() -> None:
+    """Leave Ctrl-C to the bench, and end with it, even if it is killed: nobody else would end a judge."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_bench, daemon=True).start()
+
+
+def _end_with_the_bench() -> None:
+    bench = multiprocessing.parent_process()
+    if bench is not None:
+        bench.join()
+        os._exit(1)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from bench.scenarios import BootPlan
 
 # Machines of the inventory that boot kernels when all machines are asked for; with --full, the kernel of every lab run
-# boots on those of the second tag as well.
-TAG, FULL_TAG = "linux", "linux-full"
+# boots on those of the second tag as well; those of the third are there for the boot plans with updates alone.
+TAG, FULL_TAG, UPDATES_TAG = "linux", "linux-full", "linux-updates"
 
 
 def kernel_names(root: Path, *, full: bool) -> list[str]:
@@ -55,11 +55,15 @@ def kernel_tasks(
     usual = kernel_names(root, full=False)
     tasks = []
     for name in names:
-        boxes = _machines(root, machines, every=every, tags=(TAG, FULL_TAG) if full and name in usual else (TAG,))
+        tags = (TAG, UPDATES_TAG, FULL_TAG) if full and name in usual else (TAG, UPDATES_TAG)
+        boxes = _machines(root, machines, every=every, tags=tags)
         base, *series = name.split("+")
         kernel = build_with_progress(root, base, series, quiet=quiet)
         require_bootable(kernel.kernel)
-        tasks += [Task(KernelOrder(box, kernel, chosen, init, witness=witness)) for box in boxes]
+        for box in boxes:
+            these = chosen if plans or machines else _plans_for(box, chosen)
+            if these:
+                tasks.append(Task(KernelOrder(box, kernel, these, init, witness=witness)))
     return tasks
 
 
@@ -70,6 +74,12 @@ def _chosen_plans(known: dict[str, BootPlan], names: Sequence[str], *, full: boo
     if names:
         return [known[name] for name in names]
     return [plan for plan in known.values() if full or plan.set == "hil"]
+
+
+def _plans_for(box: Machine, plans: Sequence[BootPlan]) -> tuple[BootPlan, ...]:
+    if UPDATES_TAG not in box.tags:
+        return tuple(plans)
+    return tuple(plan for plan in plans if plan.updates != "none")
 
 
 def _machines(root: Path, names: Sequence[str], *, every: bool, tags: Sequence[str]) -> list[Machine]:

@@ -160,7 +160,7 @@ def results_compare(
         say(jsons.dumps(_comparison_row(comparison), indent=2))
         return 0
     for d in comparison.differences:
-        where = " ".join(p for p in (d.machine, d.image, d.scenario) if p)
+        where = " ".join(p for p in (d.machine, d.image, d.scenario) if p) or "image"
         say(f"{printable(where):60} {d.name:18} {printable(d.left) or '-'}  |  {printable(d.right) or '-'}")
     for side, only in ((left, comparison.only_left), (right, comparison.only_right)):
         for key in only:

@@ -5,25 +5,32 @@ from __future__ import annotations
 import json as jsons
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli_orders import Asked, tasks_of
 from bench.errors import UsageError
-from bench.records import PAYLOAD_VARIANTS, Machine, worst
-from bench.terminal import say
+from bench.journal import Ended, Journal, Unfinished, latest
+from bench.records import Verdict, worst
+from bench.terminal import note, say
 
 if TYPE_CHECKING:
     from bench.batch import Outcome, Task
+    from bench.images import PayloadImage
 
-SCENARIOS = Path("firmware-images/scenarios")
-PAYLOAD = "payload"
+# An order with one of these has told all that it can; the others are run again when a run is gone on with.
+TOLD = (Verdict.PASS, Verdict.FAIL, Verdict.DONE, Verdict.SKIP)
 
 
 def run(
     machine: Annotated[list[str] | None, typer.Option(help="Machine of the inventory (may be repeated).")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="All machines of a CPU model, such as 06-9e-0a (may be repeated).")
+    ] = None,
     all_machines: Annotated[bool, typer.Option("--all", help="Every machine of the inventory.")] = False,
     variant: Annotated[list[str] | None, typer.Option(help="Handler variant (default: each that applies).")] = None,
     scenario: Annotated[list[str] | None, typer.Option(help="Scenario (default: the whole set).")] = None,
@@ -42,131 +49,128 @@ def run(
     ] = False,
     draw: Annotated[int, typer.Option(help="Selects the bugs to demonstrate.")] = 0,
     witness: Annotated[bool, typer.Option(help="Hold the trace against QEMU's own exception log.")] = False,
+    lab: Annotated[
+        Path | None, typer.Option(help="Another lab: its folder, or a file in it, such as inventory/lab.toml.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Machines at a time (default: one a processor).")] = None,
     results: Annotated[Path | None, typer.Option(help="Where captures and store go (default: results/).")] = None,
+    dry: Annotated[bool, typer.Option("--plan", help="Only say what would be done, and how long it takes.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the last run that was broken off; takes no other choices.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")] = False,
 ) -> int:
     """Boot machines with the payload, capture what they say and hold it against the reference simulator."""
-    from bench.batch import carry_out
-    from bench.cli_kernels import kernel_names, kernel_tasks
-    from bench.cli_summary import one_line, outcome_rows, summary
-    from bench.images import build_payload
     from bench.inventory import find_root
-    from bench.lab.boot import Limits
-    from bench.progress import Board
-    from bench.report.rows import EXIT_CODES
 
-    root = find_root()
-    images = image or [PAYLOAD]
-    tasks: list[Task] = []
-    if PAYLOAD in images:
-        tasks = _tasks(root, machine or [], all_machines, variant or [], scenario or [], scenario_set, witness)
-    if demonstrate:
-        machines = {t.order.machine.name: t.order.machine for t in tasks}
-        tasks += _demonstrations(root, list(machines.values()), draw)
-    kernels = [name for name in images if name != PAYLOAD]
-    if not image and all_machines:
-        kernels = kernel_names(root, full=full)
-    tasks += kernel_tasks(
-        root, kernels, machine or [], every=all_machines, plans=plan or [], full=full, witness=witness, quiet=json
-    )
-    payload = build_payload(root)
+    asked = Asked(
+        machine or (), model or (), all_machines, variant or (), scenario or (), scenario_set, image or (),
+        plan or (), full, demonstrate, draw, witness, str(lab.resolve()) if lab else "",
+    )  # fmt: skip
+    broken: Unfinished | None = None
+    if resume:
+        if asked != Asked():
+            raise UsageError("--resume goes on with what the run that was broken off was asked for: no other choices")
+        broken = latest(results or find_root() / "results")
+        asked = Asked(**broken.asked)
+    root = find_root(Path(asked.lab) if asked.lab else None)
     where = results or root / "results"
     try:
         (where / "captures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{where}: nothing can be written there: {error.strerror}") from error
-    started = time.monotonic()
-    at_a_time = jobs or os.cpu_count() or 1
-    board = Board(len(tasks), at_a_time, quiet=json)
+    return _Run(asked, root, where, jobs or os.cpu_count() or 1, json=json, broken=broken).carry_out(dry=dry)
 
-    def finished(outcome: Outcome) -> None:
-        _store(where, outcome)
-        board.finish(outcome.task.name, outcome.verdict, one_line(outcome))
 
-    outcomes = carry_out(
-        tasks,
-        payload=payload,
-        results=where,
-        jobs=at_a_time,
-        limits=Limits(),
-        progress=lambda task, p: board.update(task.name, p),
-        finished=finished,
-        interrupted=board.interrupted,
-    )
-    board.close()
-    verdict = worst([o.verdict for o in outcomes])
-    if json:
-        say(
-            jsons.dumps(
-                {"verdict": verdict, "interrupted": board.was_interrupted, "runs": list(outcome_rows(outcomes))},
-                indent=2,
+class _Run:
+    """One run of the command."""
+
+    def __init__(
+        self, asked: Asked, root: Path, results: Path, jobs: int, *, json: bool, broken: Unfinished | None
+    ) -> None:
+        from bench.images import build_payload
+
+        self._asked, self._results, self._jobs, self._json, self._broken = asked, results, jobs, json, broken
+        self._every = tasks_of(asked, root, quiet=json)
+        self._payload = build_payload(root)
+        told = {(one.name, one.image_sha256): one for one in broken.ended if one.verdict in TOLD} if broken else {}
+        keys = {(task.name, _sha256(task, self._payload)): task for task in self._every}
+        self._before: list[Ended] = [one for key, one in told.items() if key in keys]
+        self._tasks: Sequence[Task] = [task for key, task in keys.items() if key not in told]
+
+    def carry_out(self, *, dry: bool) -> int:
+        """All that is left to do; the exit code."""
+        from bench.cli_plan import make_plan
+
+        plan = make_plan(self._tasks, self._results, self._jobs)
+        if dry:
+            for line in [jsons.dumps(plan.as_json(), indent=2)] if self._json else plan.lines():
+                say(line)
+            return 0
+        if not self._json:
+            if self._broken:
+                note(f"going on with the run of {self._broken.started}: {len(self._before)} runs are done, "
+                     f"{len(self._tasks)} are left")  # fmt: skip
+            for line in plan.lines():
+                note(line)
+        return self._boot_all()
+
+    def _boot_all(self) -> int:
+        from bench.batch import carry_out
+        from bench.cli_summary import one_line, outcome_rows, summary
+        from bench.lab.boot import Limits
+        from bench.progress import Board
+        from bench.report.rows import EXIT_CODES
+
+        started = time.monotonic()
+        journal = Journal(self._results, vars(self._asked), len(self._every), resumed=self._broken)
+        board = Board(len(self._tasks), self._jobs, quiet=self._json)
+
+        def finished(outcome: Outcome) -> None:
+            _store(self._results, outcome)
+            task, text = outcome.task, one_line(outcome)
+            journal.ended(Ended(task.name, _sha256(task, self._payload), outcome.verdict, text))
+            board.finish(task.name, outcome.verdict, text)
+
+        try:
+            outcomes = carry_out(
+                self._tasks,
+                payload=self._payload,
+                results=self._results,
+                jobs=self._jobs,
+                limits=Limits(),
+                progress=lambda task, p: board.update(task.name, p),
+                finished=finished,
+                interrupted=board.interrupted,
             )
-        )
-    else:
-        for line in summary(outcomes, time.monotonic() - started):
-            say(line)
-    return 130 if board.was_interrupted else EXIT_CODES[verdict]
+            board.close()
+            journal.close(whole=not board.was_interrupted)
+        except BaseException:
+            journal.close(whole=False)
+            raise
+        verdict = worst([*(o.verdict for o in outcomes), *(Verdict(one.verdict) for one in self._before)])
+        if self._json:
+            rows = list(outcome_rows(outcomes))
+            result = {"verdict": verdict, "interrupted": board.was_interrupted, "runs": rows}
+            if self._broken:
+                result["before"] = [vars(one) for one in self._before]
+            say(jsons.dumps(result, indent=2))
+        else:
+            for line in summary(outcomes, time.monotonic() - started):
+                say(line)
+            if self._before:
+                counts = Counter(one.verdict for one in self._before)
+                words = ", ".join(f"{n} {v}" for v, n in sorted(counts.items()))
+                say(f"{verdict} with the runs that were done before: {words}")
+            if board.was_interrupted:
+                say("Broken off: bench run --resume goes on with what is left")
+        return 130 if board.was_interrupted else EXIT_CODES[verdict]
 
 
-def _tasks(
-    root: Path,
-    names: Sequence[str],
-    every: bool,
-    variants: Sequence[str],
-    scenarios: Sequence[str],
-    scenario_set: str,
-    witness: bool,
-) -> list[Task]:
-    from bench.batch import Task
-    from bench.inventory import load_inventory
-    from bench.run import Order
-    from bench.scenarios import load_scenarios
+def _sha256(task: Task, payload: PayloadImage) -> str:
+    from bench.run import KernelOrder
 
-    machines = load_inventory(root)
-    if not every and not names:
-        raise UsageError("say which machine: --machine NAME, or --all; `bench inventory list` shows them")
-    chosen = list(machines) if every else list(names)
-    _known("machine", chosen, machines)
-    _known("variant", variants, PAYLOAD_VARIANTS)
-    known = load_scenarios(root / SCENARIOS)
-    _known("scenario", scenarios, known)
-    wanted = [known[n] for n in scenarios] or [s for s in known.values() if s.set == scenario_set]
-    if not wanted:
-        raise UsageError(f"no scenario is in set {scenario_set!r}; there are {sorted({s.set for s in known.values()})}")
-    tasks = []
-    for name in chosen:
-        for variant in variants or PAYLOAD_VARIANTS:
-            applies = tuple(s for s in wanted if variant in s.variants)
-            if (variant != "la57" or machines[name].la57 or variants) and applies:
-                tasks.append(Task(Order(machines[name], variant, applies, witness=witness)))
-    if not tasks:
-        raise UsageError("no scenario of this choice is for such a machine and variant")
-    return tasks
-
-
-def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise UsageError(f"no {what} {name!r}; there are: {', '.join(known)}")
-
-
-def _demonstrations(root: Path, machines: Sequence[Machine], draw: int) -> list[Task]:
-    from bench.batch import Task
-    from bench.bugs import load_bugs
-    from bench.run import Order
-    from bench.scenarios import load_scenarios
-
-    table, scenarios = load_bugs(root), load_scenarios(root / SCENARIOS)
-    tasks = []
-    for number, machine in enumerate(machines):
-        # Neighbours in the table are kin: step through it by a number that is prime to its size.
-        picked = table.pick(machine, draw + 7 * number)
-        if picked:
-            bug, variant = picked
-            chosen = tuple(scenarios[name] for name in table.scenarios if variant in scenarios[name].variants)
-            tasks.append(Task(Order(machine, variant, chosen, bug=bug.number), bug))
-    return tasks
+    return task.order.kernel.sha256 if isinstance(task.order, KernelOrder) else payload.sha256
 
 
 def _store(results: Path, outcome: Outcome) -> None:

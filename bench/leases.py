@@ -137,13 +137,16 @@ class Leases:
     ) -> Iterator[Lease]:
         """Have `machine` for the length of a `with`. Waits its turn for at most `wait_s`; `waiting` hears why.
 
-        Raises LabError (component ``lock``; the witness names the owner) if it does not become free in time or
-        `cancel` is set, and at the end if it was lost on the way.
+        `cancel` ends the waiting, and is set when the machine is lost later on: whoever uses it has to stop. Raises
+        LabError (component ``lock``; the witness names the owner) if it does not become free in time or `cancel` is
+        set, and at the end if it was lost on the way.
         """
+        cancel = cancel or threading.Event()
         with self._lock_file(machine) as file:
-            lease = self._wait(machine, file, purpose, wait_s, cancel or threading.Event(), waiting)
+            lease = self._wait(machine, file, purpose, wait_s, cancel, waiting)
             over = threading.Event()
-            keeper = threading.Thread(target=self._keep, args=(lease, over), name=f"lease of {machine}", daemon=True)
+            arguments = (lease, over, cancel)
+            keeper = threading.Thread(target=self._keep, args=arguments, name=f"lease of {machine}", daemon=True)
             keeper.start()
             try:
                 yield lease
@@ -258,7 +261,7 @@ class Leases:
             return f"{len(before)} before us, the first is {before[0]}"
         return ""
 
-    def _keep(self, lease: Lease, over: threading.Event) -> None:
+    def _keep(self, lease: Lease, over: threading.Event, cancel: threading.Event) -> None:
         while not over.wait(HEARTBEAT_S):
             try:
                 with self._store.writing() as connection:
@@ -270,6 +273,7 @@ class Leases:
             if not ours:
                 lease.why_lost = f"its lease was taken away; now: {holder or 'nobody'}"
                 lease.lost.set()
+                cancel.set()
                 return
 
     def _give_back(self, lease: Lease) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.hardware import Wiring
 from bench.linux import Unpatched
+from bench.updates import UpdateOffer
 from bench.wire import Access, Phase
 from bench.x86.microcode_processor import ProcessorRules
 
@@ -173,6 +174,8 @@ class Capture:
     """What a kernel without a trace was offered: it is judged by `exceptions`."""
     exceptions: bytes = b""
     """QEMU's log of exceptions, of such a kernel: the part that tells of its early window and of its end."""
+    updates: UpdateOffer | None = None
+    """What the bench knew of the kernel's microcode loader and of the processors: what they say of it is judged."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from bench.parse.trace import parse_trace
 from bench.records import PAYLOAD, Finding, Machine, ScenarioResult, Verdict, worst
 from bench.scenarios import BootPlan, Scenario, Skip, expand
 from bench.script import ScriptWindow, render
-from bench.store import RunRecord
+from bench.store import MicrocodeRow, RunRecord, Transition
 from bench.witness import Testimony, cross_examine, of_the_kernel
 
 # A machine that dies in one window after another is not booted for each of the rest.
@@ -103,6 +103,8 @@ class RunResult:
     started: datetime
     witnessed: int = 0
     """Exceptions on which trace and witness agree."""
+    details: Mapping[str, str] = field(default_factory=dict)
+    """What the image is made of, in words."""
 
     def record(self, *, demonstration: bool = False) -> RunRecord:
         """The run as the store keeps it; a demonstration's image is not the faithful one, and is named so."""
@@ -118,6 +120,11 @@ class RunResult:
             seconds=self.seconds,
             capture=str(self.folder),
             scenarios=self.scenarios,
+            details=self.details,
+            microcode=tuple(
+                MicrocodeRow(t.boot, t.processor, t.flags, t.before, t.offered, t.after, Transition(t.outcome))
+                for t in self.judgement.transitions
+            ),
         )
 
 
@@ -162,6 +169,7 @@ def run(
         image_sha256=payload.sha256,
         started=started,
         witnessed=witnessed,
+        details=payload.details,
     )
 
 

@@ -135,6 +135,17 @@ def test_a_manifest_records_all_that_went_in_and_came_out(tmp_path: Path) -> Non
     assert image.sha256 == manifest["outputs"]["bzImage"]["sha256"]
 
 
+def test_what_an_image_is_made_of_is_told_in_words(tmp_path: Path) -> None:
+    plain = build(project(tmp_path / "a"), tmp_path / "cache").details
+    patch_series(project(tmp_path / "b", series=["one"]))
+    patched = build(tmp_path / "b", tmp_path / "cache").details
+    assert (plain["release"], plain["config"], plain["patches"]) == ("6.1.9", "tinyconfig + early", "none")
+    assert patched["patches"] == "one (1)" and len(patched["patches SHA-256"]) == 64
+    assert "gcc" in plain["compiler"] and all(plain.values())
+    same = {name for name in plain if plain[name] == patched[name]}
+    assert same == plain.keys() - {"patches"}
+
+
 def test_a_second_build_finds_the_first_without_any_tool_but_the_compiler(tmp_path: Path) -> None:
     first = build(project(tmp_path), tmp_path / "cache")
     bin_folder = tmp_path / "bin"

@@ -249,7 +249,9 @@ class TestFindRoot:
 
     def test_the_environment_names_it(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BENCH_ROOT", str(root))
-        assert find_root(Path("/")) == root
+        monkeypatch.chdir("/")
+        assert find_root() == root
+        assert find_root(REPO) == REPO, "what is named in the call goes before the environment"
 
     def test_elsewhere_the_error_says_how_to_name_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("BENCH_ROOT", raising=False)
@@ -258,8 +260,9 @@ class TestFindRoot:
 
     def test_a_wrong_environment_is_not_passed_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BENCH_ROOT", str(tmp_path))
+        monkeypatch.chdir(REPO)
         with pytest.raises(UsageError, match=f"BENCH_ROOT={tmp_path} has no inventory"):
-            find_root(REPO)
+            find_root()
 
 
 MICROCODE = """\

@@ -51,6 +51,7 @@ def test_a_package_is_unpacked_and_kept_like_a_kernel_that_was_built(tmp_path: P
     assert image.vmlinux.read_bytes() == VMLINUX
     assert image.manifest["header"]["version"].startswith("6.1.0-9-amd64 ")
     assert image.manifest["source"]["departure"] == ""
+    assert image.details["release"] == "6.1.99" and image.details["patches"] == "none"
     (checked,) = verify(cache)
     assert (checked.name, checked.files, checked.troubles) == (NAME, 5, ())
     again = build_kernel(tmp_path, NAME, cache=cache)

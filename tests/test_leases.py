@@ -201,7 +201,7 @@ def test_the_heartbeat_is_kept_and_tells_of_a_loss(tmp_path: Path, monkeypatch: 
     with opened(tmp_path) as ann, opened(tmp_path, "bob@ctl") as bob:
         with (
             pytest.raises(LabError, match="its lease was taken away; now: nobody"),
-            ann.lease("box", purpose="run") as had,
+            ann.lease("box", purpose="run", cancel=(stop := threading.Event())) as had,
         ):
             holder = ann.situations()[0].holder
             assert holder is not None
@@ -211,7 +211,7 @@ def test_the_heartbeat_is_kept_and_tells_of_a_loss(tmp_path: Path, monkeypatch: 
             with pytest.raises(UsageError, match=r"in use by ann@ctl .*--force takes it away"):
                 bob.release("box")
             assert bob.release("box", force=True)[0].startswith("taken from ann@ctl")
-            assert had.lost.wait(10)
+            assert had.lost.wait(10) and stop.wait(10), "whoever uses the machine is told to stop"
             assert "held by a process" in str(refusal(bob)), "not before ann's run has let go"
         with bob.lease("box", purpose="run"):
             pass

@@ -14,6 +14,7 @@ from bench import manifest
 from bench.errors import FormatError, UsageError
 from bench.records import Finding, ScenarioResult, Verdict
 from bench.report.baselines import Known, bless, blessed_runs, known_tests, load_baselines
+from bench.report.comparison import Difference, compare_sides
 from bench.report.fingerprint import fingerprint
 from bench.report.history import Check, sample, series
 from bench.report.regressions import Change, Word, compare
@@ -52,6 +53,15 @@ def runs_of(letters: str, *, scenario: str = "sweep", first: int = 1, one_image:
         )
         found.append(StoredRun(number, record))
     return found
+
+
+def test_what_two_builds_are_made_of_is_told_once_and_makes_no_test_differ() -> None:
+    runs = runs_of("PP", one_image=True)
+    made = [{"release": "6.1", "compiler": "gcc"}, {"release": "6.12", "compiler": "gcc"}]
+    named = [replace(r.record, image=f"linux/{n}", details=d) for n, (r, d) in enumerate(zip(runs, made, strict=True))]
+    comparison = compare_sides([StoredRun(n, r) for n, r in enumerate(named)], "linux/0", "linux/1")
+    assert comparison.differences == (Difference("", "", "", "release", "6.1", "6.12"),)
+    assert (comparison.tests, comparison.equal) == (2, 2)
 
 
 def word(known: str, now: str, *, one_image: bool = False) -> Word | None:

@@ -50,6 +50,12 @@ class PayloadImage:
     kernel: Path
     image_id: int
     sha256: str
+    compiler: str = ""
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What it is made of, in words: what a page of results says of the image beside its hash."""
+        return {"image id": f"{self.image_id:016x}", "source": str(PAYLOADS / PAYLOAD), "compiler": self.compiler}
 
 
 def build_payload(root: Path, *, compiler: str = "gcc", cache: Path | None = None) -> PayloadImage:
@@ -68,7 +74,8 @@ def build_payload(root: Path, *, compiler: str = "gcc", cache: Path | None = Non
     if not (folder / KERNEL_NAME).is_file():
         _build_into(base / PAYLOAD, folder, compiler, image_id)
     kernel = folder / KERNEL_NAME
-    return PayloadImage(kernel=kernel, image_id=image_id, sha256=hashlib.sha256(kernel.read_bytes()).hexdigest())
+    version = compiler_version(compiler).splitlines()[0]
+    return PayloadImage(kernel, image_id, hashlib.sha256(kernel.read_bytes()).hexdigest(), version)
 
 
 def default_cache() -> Path:

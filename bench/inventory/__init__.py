@@ -39,9 +39,9 @@ class Survey:
 
 
 def find_root(start: Path | None = None) -> Path:
-    """The lab's folder: ``BENCH_ROOT``, or the nearest folder at or above `start` (default: the working directory)
+    """The lab's folder: the nearest folder at or above `start` (default: ``BENCH_ROOT``, or else the working directory)
     that has ``inventory/`` and ``firmware-images/``. Raises UsageError if there is none."""
-    named = os.environ.get("BENCH_ROOT")
+    named = os.environ.get("BENCH_ROOT") if start is None else None
     places = [Path(named)] if named else [(start or Path.cwd()).absolute(), *(start or Path.cwd()).absolute().parents]
     for place in places:
         if (place / "inventory").is_dir() and (place / "firmware-images").is_dir():

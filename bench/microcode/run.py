@@ -16,6 +16,7 @@ from bench.images.guest_init import build_init, init_archive
 from bench.images.kernel_image import KernelImage
 from bench.images.microcode_package import Package
 from bench.images.msr_sites import find_msr_sites
+from bench.images.newest_update import intels_newest, made_up
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, boot
 from bench.lab.virtual_cpu import RECORD
@@ -27,9 +28,6 @@ from bench.sim.ucode_load import EarlyLoad, LoadOffer, predict_early
 from bench.sim.ucode_loaders import Loader, loader_of
 from bench.store import RunRecord, Store
 from bench.wire import encode
-from bench.x86.microcode_build import build_update
-from bench.x86.microcode_set import best_match, stored_updates
-from bench.x86.signature import platform_flag
 
 # A kernel that looks whether the timer ticks gives up on an emulated one that a loaded computer holds up.
 COMMAND_LINE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 no_timer_check"
@@ -41,7 +39,6 @@ _STEPS = (
     "show /proc/cpuinfo", "say bench-init: the kernel's log", f"log {' '.join(LOG_WORDS)}",
     "say bench-init: again", "show /proc/cpuinfo",
 )  # fmt: skip
-_MADE_UP_REVISION = 0x100
 
 
 @dataclass(frozen=True)
@@ -95,19 +92,8 @@ def ground_of(machine: Machine, package: Package | None, *, processors: int = 2,
 
     Raises UsageError if the package has none.
     """
-    if package is None:
-        made = build_update(
-            signature=machine.signature, platform_flags=platform_flag(machine.platform_id),
-            revision=_MADE_UP_REVISION, date=0x03062023, data=bytes(2000),
-        )  # fmt: skip
-        return Ground(machine.signature, machine.platform_id, made, processors, bios)
-    updates = list(stored_updates(package.file(machine.model)))
-    best = best_match(updates, machine.signature, platform_flag(machine.platform_id))
-    if best is None:
-        raise UsageError(
-            f"{machine.name}: Intel's file for {machine.model} has no update for platform id {machine.platform_id}"
-        )
-    return Ground(machine.signature, machine.platform_id, best.data, processors, bios)
+    newest = intels_newest(machine, package) if package else made_up(machine)
+    return Ground(machine.signature, machine.platform_id, newest.data, processors, bios)
 
 
 def machine_of(root: Path, name: str, trial: Trial) -> Machine:

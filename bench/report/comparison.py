@@ -34,7 +34,7 @@ class Difference:
     machine: str
     image: str
     scenario: str
-    """What both sides have in common; empty where it is what is compared."""
+    """What both sides have in common; empty where it is what is compared, and where it is about the image alone."""
     name: str
     left: str
     right: str
@@ -71,9 +71,10 @@ def compare_sides(runs: Sequence[StoredRun], left: str, right: str) -> Compariso
     both = sorted(a.keys() & b.keys())
     differences = [d for key in both for d in _differences(key, a[key], b[key])]
     differing = {(d.machine, d.image, d.scenario) for d in differences}
+    made_of = dict.fromkeys(d for key in both for d in _made_of(key[1], a[key][0], b[key][0]))
     only_left, only_right = (tuple(sorted(x.keys() - y.keys())) for x, y in ((a, b), (b, a)))
     equal = len(both) - len(differing)
-    return Comparison(kind, left, right, len(both), equal, tuple(differences), only_left, only_right)
+    return Comparison(kind, left, right, len(both), equal, (*made_of, *differences), only_left, only_right)
 
 
 def kind_of(runs: Sequence[StoredRun], side: str) -> Kind:
@@ -125,13 +126,13 @@ def _belongs(run: StoredRun, kind: Kind, side: str) -> bool:
 def _differences(
     key: _Key, left: tuple[StoredRun, ScenarioResult], right: tuple[StoredRun, ScenarioResult]
 ) -> Iterator[Difference]:
-    a, b = dict(_fields(*left)), dict(_fields(*right))
+    a, b = dict(_fields(left[1])), dict(_fields(right[1]))
     for name in a:
         if a[name] != b.get(name, ""):
             yield Difference(*key, name, a[name], b.get(name, ""))
 
 
-def _fields(run: StoredRun, scenario: ScenarioResult) -> Iterator[tuple[str, str]]:
+def _fields(scenario: ScenarioResult) -> Iterator[tuple[str, str]]:
     """All that is compared. How long a run took and when it was are no differences."""
     yield "verdict", scenario.verdict
     if scenario.verdict is Verdict.SKIP:
@@ -147,4 +148,11 @@ def _fields(run: StoredRun, scenario: ScenarioResult) -> Iterator[tuple[str, str
     yield "field", first.field_name if first else ""
     yield "model", value_words(first.field_name, first.expected) if first else ""
     yield "machine's side", value_words(first.field_name, first.observed) if first else ""
-    yield from sorted(run.record.details.items())
+
+
+def _made_of(image: str, left: StoredRun, right: StoredRun) -> Iterator[Difference]:
+    """What the two images are made of, where that differs."""
+    a, b = left.record.details, right.record.details
+    for name in sorted(a.keys() | b.keys()):
+        if a.get(name, "") != b.get(name, ""):
+            yield Difference("", image, "", name, a.get(name, ""), b.get(name, ""))

@@ -104,6 +104,9 @@ def test_a_replay_gives_the_same_verdict_as_the_run(tmp_path: Path) -> None:
     again = judge(read_captures(result.folder))
     assert again == result.judgement
     assert again.verdict is Verdict.PASS
+    details = result.record().details
+    assert f" ID{details['image id'].lstrip('0')} ".encode() in read_captures(result.folder)[0].data
+    assert "gcc" in details["compiler"]
 
 
 def qemus() -> set[int]:
@@ -168,3 +171,42 @@ def test_ctrl_c_ends_with_130_and_leaves_no_machine_behind(tmp_path: Path) -> No
         assert kinds[-1] == "power_off"
     after = carry_out(order("haswell", "v3.9", "repeated"), tmp_path)
     assert after.verdict is Verdict.PASS
+
+
+def session_of(leader: int) -> list[str]:
+    """Commands of the processes that live in the session of `leader`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(stat[3]) == leader and stat[0] != "Z":
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def test_a_run_that_was_killed_is_gone_on_with_and_does_nothing_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "run", "--jobs", "1", "--results", str(tmp_path)]
+    chosen = [word for name in ("haswell", "penryn", "westmere") for word in ("--machine", name)]
+    bench = subprocess.Popen(
+        [*command, *chosen, "--variant", "v3.9", "--scenario", "repeated"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert bench.stderr is not None
+    with bench:
+        while "PASS  haswell" not in bench.stderr.readline():
+            assert bench.poll() is None
+        bench.kill()
+    while session_of(bench.pid):
+        pass  # the suite's time limit names what does not end with the bench
+    again = subprocess.run([*command, "--resume", "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    said = json.loads(again.stdout)
+    before, after = [row["name"].split()[0] for row in said["before"]], [row["machine"] for row in said["runs"]]
+    assert "haswell" in before and sorted(before + after) == ["haswell", "penryn", "westmere"]
+    third = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert third.returncode == 2 and "no run was broken off" in third.stderr

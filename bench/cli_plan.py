@@ -1,0 +1,126 @@
+"""What a `bench run` is going to do, said before it does it: boots, time, and what of real machines it touches."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.batch import Task
+    from bench.records import Machine
+    from bench.store import StoredRun
+
+# What a boot is reckoned with where no run of the store tells: of QEMU, and beyond power-on to the loader of metal.
+VIRTUAL_BOOT_S = 2.0
+METAL_BOOT_S = 60.0
+# The latest runs of one machine and image that the estimate goes by.
+RECENT = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to happen."""
+
+    runs: int
+    boots: int
+    """If no machine dies on the way: one that does is booted again for what is left."""
+    seconds: float
+    known: int
+    """Runs whose time is that of earlier runs; of the others it is guessed."""
+    touched: tuple[str, ...]
+    """A line for each machine of metal."""
+    virtual: int
+    """Machines that QEMU plays."""
+
+    def lines(self) -> Iterator[str]:
+        """In words."""
+        minutes, how = (
+            self.seconds / 60,
+            "" if self.known == self.runs else f", {self.runs - self.known} of them guessed",
+        )
+        about = f"{self.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
+        yield f"plan: {_count(self.runs, 'run')}, {_count(self.boots, 'boot')}, about {about}{how}"
+        if self.virtual:
+            yield f"      {_count(self.virtual, 'virtual machine')} of this computer, made anew for each boot"
+        yield from (f"      {line}" for line in self.touched)
+
+    def as_json(self) -> dict[str, Any]:
+        """For --json."""
+        return {**vars(self), "touched": list(self.touched), "seconds": round(self.seconds, 1)}
+
+
+def make_plan(tasks: Sequence[Task], results: Path, jobs: int) -> Plan:
+    """The plan of `tasks`, `jobs` at a time; times from the store in `results`, if there is one."""
+    took = _took(results)
+    by_machine: dict[str, float] = defaultdict(float)
+    boots, known = Counter[str](), 0
+    machines: dict[str, Machine] = {}
+    for task in tasks:
+        machine = task.order.machine
+        machines[machine.name] = machine
+        count = _boots(task)
+        boots[machine.name] += count
+        earlier = took.get((machine.name, task.order.image))
+        known += earlier is not None
+        by_machine[machine.name] += earlier if earlier is not None else count * _guess_s(machine)
+    # Orders of one machine of metal wait for each other; those of virtual machines do not.
+    chains = [s for name, s in by_machine.items() if machines[name].virtual is None]
+    seconds = max(sum(by_machine.values()) / max(1, jobs), *chains, 0.0)
+    metal = [machine for machine in machines.values() if machine.virtual is None]
+    touched = tuple(_touched(machine, boots[machine.name]) for machine in metal)
+    return Plan(len(tasks), boots.total(), seconds, known, touched, len(machines) - len(metal))
+
+
+def _boots(task: Task) -> int:
+    from bench.run import KernelOrder
+    from bench.run_kernel import offer
+
+    return len(offer(task.order)[0]) if isinstance(task.order, KernelOrder) else 1
+
+
+def _took(results: Path) -> dict[tuple[str, str], float]:
+    """Machine and image → seconds, the median of the latest runs that told something."""
+    from bench.store import Store
+
+    if not (results / "bench.sqlite").exists():
+        return {}
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with Store(results / "bench.sqlite") as store:
+        for run in store.runs(limit=2000):
+            if _tells(run) and len(times[run.record.machine, run.record.image]) < RECENT:
+                times[run.record.machine, run.record.image].append(run.record.seconds)
+    return {key: median(values) for key, values in times.items() if values}
+
+
+def _tells(run: StoredRun) -> bool:
+    return run.record.verdict.value not in ("MISS", "ERROR")
+
+
+def _guess_s(machine: Machine) -> float:
+    if machine.virtual is not None:
+        return VIRTUAL_BOOT_S
+    return METAL_BOOT_S + (machine.wiring.time_to_post_s or METAL_BOOT_S)
+
+
+def _touched(machine: Machine, boots: int) -> str:
+    from bench.errors import UsageError
+    from bench.lab.power.choose import power_of
+
+    try:
+        switch = power_of(machine).device.component
+    except UsageError as error:
+        switch = str(error)
+    way = machine.wiring.boot_methods[0] if machine.wiring.boot_methods else "no boot method"
+    times = _count(boots, "time")
+    text = f"{machine.name}: off and on {times} by {switch}; loaded by {way}; heard at {machine.serial_url}"
+    if machine.allow_beyond_ram:
+        text += "; addresses beyond its RAM are touched (the inventory allows it)"
+    return text
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

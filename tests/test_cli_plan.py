@@ -1,0 +1,79 @@
+"""What `bench run` says before it does it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bench.batch import Task
+from bench.cli_orders import Asked, tasks_of
+from bench.cli_plan import METAL_BOOT_S, VIRTUAL_BOOT_S, make_plan
+from bench.errors import UsageError
+from bench.inventory import load_inventory, survey
+from bench.records import Machine, Verdict
+from bench.run import Order
+from bench.store import RunRecord, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+MACHINES = load_inventory(ROOT)
+RACK = survey(ROOT / "inventory" / "examples").machines
+
+
+def tasks(*machines: Machine) -> list[Task]:
+    return [Task(Order(machine, "v3.9", ())) for machine in machines]
+
+
+def record(machine: Machine, seconds: float, verdict: Verdict = Verdict.PASS) -> RunRecord:
+    return RunRecord(
+        datetime.now(UTC),
+        machine.name,
+        machine.model,
+        machine.signature,
+        "early-pf/v3.9",
+        "aa",
+        True,
+        verdict,
+        seconds,
+        "",
+    )
+
+
+def test_what_nobody_has_measured_is_guessed_and_said_to_be(tmp_path: Path) -> None:
+    plan = make_plan(tasks(MACHINES["haswell"], MACHINES["la57"]), tmp_path, 2)
+    assert (plan.runs, plan.boots, plan.virtual, plan.known) == (2, 2, 2, 0)
+    assert plan.seconds == 2 * VIRTUAL_BOOT_S / 2
+    assert next(iter(plan.lines())).endswith("2 of them guessed")
+
+
+def test_time_is_the_median_of_runs_that_told_something(tmp_path: Path) -> None:
+    haswell = MACHINES["haswell"]
+    with Store(tmp_path / "bench.sqlite") as store:
+        store.save_runs([record(haswell, s) for s in (4.0, 6.0, 40.0)] + [record(haswell, 900.0, Verdict.MISS)])
+    plan = make_plan(tasks(haswell), tmp_path, 1)
+    assert (plan.seconds, plan.known) == (6.0, 1)
+
+
+def test_machines_of_metal_are_named_with_all_that_is_touched(tmp_path: Path) -> None:
+    plan = make_plan(tasks(RACK["nuc-7"], RACK["desktop-relay"], MACHINES["haswell"]), tmp_path, 8)
+    assert plan.virtual == 1 and len(plan.touched) == 2
+    nuc, desktop = plan.touched
+    assert nuc.startswith("nuc-7: off and on 1 time by ") and "PDU bench-1" in nuc and "loaded by grub" in nuc
+    assert "heard at socket://console-1:7007" in nuc and "beyond its RAM" not in nuc
+    assert "beyond its RAM" in desktop
+
+
+def test_orders_of_one_machine_of_metal_wait_for_each_other(tmp_path: Path) -> None:
+    slow = replace(RACK["nuc-7"], wiring=replace(RACK["nuc-7"].wiring, time_to_post_s=40.0))
+    assert make_plan(tasks(slow, slow, slow), tmp_path, 8).seconds == 3 * (METAL_BOOT_S + 40.0)
+
+
+def test_machines_are_chosen_by_name_and_by_model() -> None:
+    chosen = tasks_of(Asked(machine=["la57"], model=["06-3c-03"], variant=["v3.9"]), ROOT, quiet=True)
+    assert [task.order.machine.name for task in chosen] == ["la57", "haswell"]
+    with pytest.raises(UsageError, match=r"no model '06-99-09'; there are: 06-"):
+        tasks_of(Asked(model=["06-99-09"]), ROOT, quiet=True)
+    with pytest.raises(UsageError, match="say which machine"):
+        tasks_of(Asked(), ROOT, quiet=True)
