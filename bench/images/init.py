@@ -1,4 +1,4 @@
-"""The init of lab boots: a static program without a C library, compiled here and found again by its inputs' hash."""
+"""The init of lab boots: a static program without a C library (firmware-images/init/README.md), found again by its hash."""
 
 from __future__ import annotations
 

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import LabError, UsageError
-from bench.images.guest_init import build_init, init_archive
+from bench.images.init import build_init
 from bench.images.kernel_image import KernelImage
 from bench.images.microcode_package import Package
 from bench.images.msr_sites import find_msr_sites
 from bench.images.newest_update import intels_newest, made_up
+from bench.initrd import init_cpio
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, boot
 from bench.lab.virtual_cpu import RECORD
@@ -84,7 +85,7 @@ def subject_of(root: Path, image: KernelImage) -> Subject:
     # With the trace, a kernel would end the boot before init does.
     words = "bench.done=init" if image.traced else ""
     sites = find_msr_sites(image.folder)
-    return Subject(image.name, image.kernel, image.release, image.sha256, sites, build_init(root), words)
+    return Subject(image.name, image.kernel, image.release, image.sha256, sites, build_init(root).read_bytes(), words)
 
 
 def ground_of(machine: Machine, package: Package | None, *, processors: int = 2, bios: int | None = None) -> Ground:
@@ -112,7 +113,7 @@ def initrd_of(trial: Trial, subject: Subject) -> bytes:
     """The trial's early part, then the init that shows /proc/cpuinfo and ends the boot."""
     done = encode(0, "done", {}, nonce=0).decode().strip()
     early = trial.early + bytes(-len(trial.early) % 16)
-    return early + init_archive(subject.init, [*_STEPS, f"say {done}"])
+    return early + init_cpio(subject.init, [*_STEPS, f"say {done}"])
 
 
 def offer_of(trial: Trial, initrd: bytes, command_line: str) -> LoadOffer:
