@@ -46,6 +46,8 @@ class Restart(StrEnum):
 
     POWER_CYCLE = "power cycle"
     RESET = "reset"
+    SUSPEND = "suspend"
+    """To memory (S3): the processor has no power."""
     KEXEC = "kexec"
     INIT = "INIT"
 
