@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from bench.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.batch import Task
+    from bench.images import KernelImage
     from bench.records import Machine
     from bench.scenarios import BootPlan
 
@@ -64,6 +65,8 @@ def kernel_tasks(
             these = chosen if plans or machines else _plans_for(box, chosen)
             if these:
                 tasks.append(Task(KernelOrder(box, kernel, these, init, witness=witness)))
+        if every and not plans and kernel.traced:
+            tasks += _matrix(root, [box for box in boxes if UPDATES_TAG in box.tags], kernel, full=full)
     return tasks
 
 
@@ -74,6 +77,20 @@ def _chosen_plans(known: dict[str, BootPlan], names: Sequence[str], *, full: boo
     if names:
         return [known[name] for name in names]
     return [plan for plan in known.values() if full or plan.set == "hil"]
+
+
+def _matrix(root: Path, boxes: Sequence[Machine], kernel: KernelImage, *, full: bool) -> Iterator[Task]:
+    """Cases of the microcode matrix: with Intel's updates on each machine; made-up ones, which are always there, on the
+    first, or with --full on each."""
+    from bench.batch import Task
+    from bench.microcode.cases import CASES, HIL
+    from bench.run import MatrixOrder
+
+    cases = tuple(each.name for each in CASES) if full else HIL
+    for number, box in enumerate(boxes):
+        yield Task(MatrixOrder(box, kernel, cases, made_up=False, root=root))
+        if full or number == 0:
+            yield Task(MatrixOrder(box, kernel, cases, made_up=True, root=root))
 
 
 def _plans_for(box: Machine, plans: Sequence[BootPlan]) -> tuple[BootPlan, ...]:

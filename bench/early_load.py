@@ -208,9 +208,7 @@ _FIELDS = {
 }  # fmt: skip
 
 
-def _of_readings(
-    name: str, expected: _Reading, readings: Sequence[_Reading], show: Callable[[_Reading], str]
-) -> Voice:
+def _of_readings(name: str, expected: _Reading, readings: Sequence[_Reading], show: Callable[[_Reading], str]) -> Voice:
     if expected in readings:
         return Voice(name)
     want, got = show(expected), show(readings[0]) if readings else "nothing"
@@ -259,4 +257,3 @@ def _lines(lines: Sequence[str]) -> str:
 
 def _revisions(shown: Mapping[int, int]) -> str:
     return ", ".join(f"processor {number} {revision:#x}" for number, revision in shown.items()) or "no processor"
-

@@ -34,6 +34,7 @@ LAYERS = (
     layer(
         *("__main__", "cli", "cli_console", "cli_health", "cli_images", "cli_inventory", "cli_kernels", "cli_lock"),
         *(
+            "cli_matrix",
             "cli_microcode",
             "cli_orders",
             "cli_plan",
@@ -56,7 +57,19 @@ LAYERS = (
     layer("early_load", "unpatched"),
     layer("outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
-    layer("describe", "hardware", "initrd", "linux", "manifest", "owners", "records", "script", "updates", "wire", peers=True),
+    layer(
+        "describe",
+        "hardware",
+        "initrd",
+        "linux",
+        "manifest",
+        "owners",
+        "records",
+        "script",
+        "updates",
+        "wire",
+        peers=True,
+    ),
     layer("x86"),
     layer("errors"),
 )

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from bench.parse.kernel import read_kernel_log
 from bench.parse.kernel_microcode import Microcode
 from bench.parse.microcode_said import console_lines, cpuinfo_readings, logged_lines
+from bench.parse.trace import parse_trace
 from bench.records import Capture, LabEventKind
 from bench.sim.ucode_load import EarlyLoad, End
+from bench.updates import Search
 
 LOG_WORDS = ("microcode", "MAX_CPIO_FILE_NAME")
 _PANIC = b"Kernel panic - not syncing"
@@ -47,6 +49,10 @@ class Observed:
     writes: tuple[Write, ...]
     end: str
     """``boots``, ``reset``, ``hang``, ``panic``, or what else ended the boot."""
+    searches: tuple[Search, ...] | None = None
+    """The trace's ``ucode`` records; None: the kernel has no trace."""
+    torn: str = ""
+    """Where records of the trace are missing."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,12 @@ def observe(capture: Capture, record: Path) -> Observed:
     """Read a capture, and the record of its virtual processors (absent if nothing was written)."""
     logged = logged_lines(capture.data)
     lines = (console_lines(capture.data), *([] if logged is None else [logged]))
-    return Observed(lines, cpuinfo_readings(capture.data), tuple(_writes(record)), _end(capture))
+    log = parse_trace(capture.data, nonce=capture.nonce)
+    return Observed(
+        lines, cpuinfo_readings(capture.data), tuple(_writes(record)), _end(capture),
+        tuple(replace(search, seq=None, span=None) for search in log.searches) if log.windows else None,
+        log.gaps[0].why if log.gaps else "",
+    )  # fmt: skip
 
 
 def _writes(record: Path) -> Iterator[Write]:
@@ -113,6 +124,12 @@ def compare(predicted: EarlyLoad, observed: Observed) -> tuple[list[Difference],
     # From 6.5 on the others start side by side: theirs may come in any order.
     hold("first write", expected[:1], [seen[:1]])
     hold("writes", sorted(expected, key=_by_processor), [sorted(seen, key=_by_processor)])
+    if observed.searches is not None:
+        due, came = sorted(predicted.searches, key=_by_processor), sorted(observed.searches, key=_by_processor)
+        if due != came and observed.torn and set(came) < set(due):
+            damage.append(f"trace: {observed.torn}")
+        else:
+            hold("trace", due, [came])
     return found, "; ".join(damage)
 
 
@@ -126,8 +143,8 @@ def _understood(lines: Sequence[str]) -> int:
     return sum(isinstance(thing, Microcode) for thing in read)
 
 
-def _by_processor(write: Write) -> int:
-    return write.processor
+def _by_processor(one: Write | Search) -> int:
+    return one.processor
 
 
 def _text(value: object) -> str:
