@@ -19,8 +19,8 @@ from bench.images import PayloadImage
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Progress
 from bench.leases import lease
-from bench.records import Machine, Verdict
 from bench.microcode.order import run_matrix_order
+from bench.records import Machine, Verdict
 from bench.run import KernelOrder, MatrixOrder, Order, RunResult, judge_folders
 from bench.run import run as run_order
 from bench.run_kernel import run_kernel

@@ -16,8 +16,8 @@ from bench.terminal import note, say
 
 if TYPE_CHECKING:
     from bench.images.microcode_package import Package
-    from bench.microcode.cases import Case
     from bench.microcode.run import Cell, Result, Subject
+    from bench.microcode.trial import Case
 
 NOT_HERE = "Intel's microcode is not here: get it with `bench microcode fetch`"
 

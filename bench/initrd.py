@@ -37,7 +37,7 @@ def early_cpio(script: bytes = b"", updates: bytes = b"", *, filler_bytes: int =
 def user_cpio(files: Mapping[str, bytes]) -> bytes:
     """What the kernel unpacks as its root: files that may be run, and their folders, compressed. Same input, same
     bytes."""
-    folders = sorted({name.rpartition("/")[0] for name in files if "/" in name})
+    folders = sorted({name[:at] for name in files for at, letter in enumerate(name) if letter == "/"})
     out = b"".join(entry(folder, mode=_FOLDER) for folder in folders)
     out += b"".join(entry(name, data, mode=_PROGRAM) for name, data in files.items())
     return gzip.compress(out + entry("TRAILER!!!", mode=0), mtime=0)

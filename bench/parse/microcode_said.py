@@ -29,6 +29,16 @@ def logged_lines(data: bytes) -> tuple[str, ...] | None:
     return tuple(_lines(_LOG.sub(b"", line) for line in stripped if _LOG.match(line)))
 
 
+def all_console_lines(data: bytes) -> tuple[str, ...]:
+    """The kernel's lines on the console to the end, without those of its log that init shows."""
+    return tuple(_lines(data.split(b"\n")))
+
+
+def all_logged_lines(data: bytes) -> tuple[str, ...]:
+    """Those of its log, whichever kernel's: after a kexec there are two."""
+    return logged_lines(data) or ()
+
+
 def _lines(lines: list[bytes] | Iterator[bytes]) -> Iterator[str]:
     for line in lines:
         text = line.strip(b"\r")

@@ -68,7 +68,9 @@ def asks_for_minimum(loader: Loader, command_line: str) -> bool:
         given = [w.removeprefix("microcode=") for w in words if w.startswith("microcode=")]
         return bool(given) and "force_minrev" in given[-1].split(",")
     # Before 7.0 a parameter of the driver. (Kconfig's help has it as microcode.minrev, which no code reads.)
-    return any(word in ("microcode.force_minrev", *(f"microcode.force_minrev={yes}" for yes in "1yY")) for word in words)
+    return any(
+        word in ("microcode.force_minrev", *(f"microcode.force_minrev={yes}" for yes in "1yY")) for word in words
+    )
 
 
 class Walk(Enum):

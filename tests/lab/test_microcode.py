@@ -14,8 +14,9 @@ from bench.images.kernel import build_kernel
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, boot
 from bench.lab.virtual_cpu import RECORD
-from bench.microcode.cases import CASES, Ground, case
+from bench.microcode.cases import CASES, case
 from bench.microcode.run import Result, Subject, ground_of, run_case, subject_of
+from bench.microcode.trial import Ground
 from bench.parse.capture_file import read_captures
 from bench.records import LabEventKind, Verdict
 from tests.intel_files import intel
@@ -85,8 +86,8 @@ def test_the_wrong_image_is_the_labs_trouble_and_not_the_kernels(debian: Subject
 def test_a_machine_of_the_inventory_takes_microcode_by_its_own_table(debian: Subject, tmp_path: Path) -> None:
     machine = MACHINES["cooperlake"]
     assert machine.virtual is not None and machine.virtual.microcode is not None
-    from bench.microcode.cases import Trial
     from bench.microcode.run import COMMAND_LINE, initrd_of
+    from bench.microcode.trial import Trial
     from bench.x86.early_cpio import UCODE_PATH, build
 
     ground = ground_of(machine, None)

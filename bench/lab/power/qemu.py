@@ -44,7 +44,8 @@ STOP_OPTIONS = ("-S", "-action", "reboot=shutdown,shutdown=pause")
 class QemuPower(Power):
     """Power of one virtual machine. `command` is QEMU's, without monitor and ``-S``, run in `folder`.
 
-    `before_run` is called when QEMU has started and the machine has not run yet.
+    `before_run` is called when QEMU has started and the machine has not run yet, `suspended` (from another thread) when
+    the machine has been suspended to memory.
     `changed` is called (from another thread) whenever `incident` has something new to say. QEMU's
     standard error is kept in `folder`/qemu.stderr, its command line in `folder`/qemu.command.
     """
@@ -56,6 +57,7 @@ class QemuPower(Power):
         *,
         changed: Callable[[], None] = lambda: None,
         before_run: Callable[[], None] = lambda: None,
+        suspended: Callable[[], None] = lambda: None,
     ) -> None:
         self._command = tuple(command)
         self._folder = folder
@@ -63,6 +65,7 @@ class QemuPower(Power):
         self._command_file = folder / "qemu.command"
         self.changed = changed
         self._before_run = before_run
+        self._suspended = suspended
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: QMPClient | None = None
         self._incident: Incident | None = None
@@ -117,7 +120,7 @@ class QemuPower(Power):
             ours.close()
             raise
         self._monitor = client
-        listener = EventListener(("SHUTDOWN", "GUEST_PANICKED"))
+        listener = EventListener(("SHUTDOWN", "GUEST_PANICKED", "SUSPEND"))
         client.register_listener(listener)
         self._listening = asyncio.get_running_loop().create_task(self._listen(listener))
 
@@ -148,7 +151,9 @@ class QemuPower(Power):
         async for event in listener:
             data = event.get("data")
             reason = str(data.get("reason", "")) if isinstance(data, dict) else ""
-            if event["event"] == "SHUTDOWN" and reason == "guest-reset":
+            if event["event"] == "SUSPEND":
+                self._suspended()
+            elif event["event"] == "SHUTDOWN" and reason == "guest-reset":
                 self.note(Incident(IncidentKind.RESET, {"QEMU": "reset by the guest"}))
             elif not reason.startswith("host-"):
                 self.note(Incident(IncidentKind.LOST, {"QEMU": f"{event['event']} {reason}".strip()}))
