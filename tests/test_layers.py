@@ -54,7 +54,7 @@ LAYERS = (
     layer("run"),
     layer("report"),
     layer("judge", "doctor", "health", "leases"),
-    layer("early_load", "unpatched"),
+    layer("early_load", "unpatched", "update_steps"),
     layer("outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
     layer(

@@ -28,6 +28,8 @@ class Load:
     msr_sites: tuple[MsrSite, ...] | None = None
     """Where the kernel reads and writes registers for its microcode loader. With them a virtual machine whose
     processors take microcode plays these registers; without (None) they are QEMU's."""
+    may_lie_elsewhere: bool = True
+    """They are the places by its symbols, and KASLR may move it; otherwise they are where it is."""
     cores: Cores | None = None
     """What the cores of that machine ran when it was switched off; None: a machine nobody has used."""
 

@@ -98,7 +98,8 @@ def _processors(machine: Machine, load: Load, folder: Path) -> VirtualProcessors
     cores = load.cores or Cores(spec.microcode, spec.processors)
     # QEMU is started anew: whatever a boot before has loaded is gone with the power.
     cores.restart(Restart.POWER_CYCLE)
-    return VirtualProcessors(cores, load.msr_sites, ram_end(machine.memory_bytes), folder)
+    slide = None if load.may_lie_elsewhere else 0
+    return VirtualProcessors(cores, load.msr_sites, ram_end(machine.memory_bytes), folder, slide=slide)
 
 
 def _attach(processors: VirtualProcessors, stub: Path) -> None:

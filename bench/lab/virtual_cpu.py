@@ -78,7 +78,7 @@ class VirtualProcessors:
     give_up: Callable[[str], None] = lambda _: None
     """Called with the reason, from another thread, when there is trouble: the machine stands still for good."""
     slide: int | None = None
-    """By how much the kernel was moved."""
+    """By how much the kernel was moved; None: not known yet."""
 
     def __post_init__(self) -> None:
         self._hung: set[int] = set()
@@ -89,8 +89,11 @@ class VirtualProcessors:
     def attach(self, path: Path) -> None:
         """Connect to the stub of a machine that is stopped and has not run yet. Raises LabError."""
         remote = self._remote = GdbRemote(path)
-        for base in DIRECT_MAPS:
-            remote.set_read_watchpoint(base, self.memory_end)
+        if self.slide is None:
+            for base in DIRECT_MAPS:
+                remote.set_read_watchpoint(base, self.memory_end)
+        else:
+            self._watch_sites(remote, self.slide)
         self._thread = threading.Thread(target=self._play, name="virtual processors", daemon=True)
 
     def start(self) -> None:
@@ -149,6 +152,9 @@ class VirtualProcessors:
         self.slide = slide
         for base in DIRECT_MAPS:
             remote.clear_read_watchpoint(base, self.memory_end)
+        self._watch_sites(remote, slide)
+
+    def _watch_sites(self, remote: GdbRemote, slide: int) -> None:
         self._by_address = {site.address + slide: site for site in self.sites}
         for address in self._by_address:
             remote.set_breakpoint(address)
@@ -157,6 +163,9 @@ class VirtualProcessors:
         registers = remote.registers()
         site = self._by_address.get(registers["rip"])
         if site is None:
+            return
+        if remote.read(registers["rip"], len(site.code)) != site.code:
+            self._let_qemu(remote, stop.thread, registers["rip"])  # other code, before ours was there
             return
         processor, msr = stop.thread - 1, registers["rcx"] & 0xFFFFFFFF
         if site.write and msr == IA32_BIOS_UPDT_TRIG:

@@ -136,8 +136,8 @@ SLOW = frozenset({"first-hangs", "other-hangs"})
 
 
 HIL = (
-    "newest", "already-newest", "older-in-file", "two-revisions", "wrong-signature", "wrong-flags", "no-flags", "by-table",
-    "table-then-own", "bad-checksum", "bad-row", "short-tail", "misaligned", "prefix-trap", "no-file",
+    "newest", "already-newest", "older-in-file", "two-revisions", "wrong-signature", "wrong-flags", "no-flags",
+    "by-table", "table-then-own", "bad-checksum", "bad-row", "short-tail", "misaligned", "prefix-trap", "no-file",
     "compressed-first", "hypervisor", "switched-off", "refused", "other-resets",
 )  # fmt: skip
 """The cases of every lab run; the others are in the long ones."""
