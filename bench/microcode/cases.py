@@ -10,7 +10,7 @@ import gzip
 from collections.abc import Callable
 from dataclasses import replace
 
-from bench.microcode.late_cases import LATE_CASES
+from bench.microcode.late_cases import LATE_CASES, LATE_SLOW
 from bench.microcode.trial import (
     Case,
     Ground,
@@ -131,7 +131,7 @@ _EARLY: tuple[Case, ...] = (
     Case("other-resets", "the second processor's write resets the machine", _act(1, Act.RESET)),
 )  # fmt: skip
 CASES: tuple[Case, ...] = _EARLY + LATE_CASES
-SLOW = frozenset({"first-hangs", "other-hangs"})
+SLOW = frozenset({"first-hangs", "other-hangs"}) | LATE_SLOW
 """Cases that end by waiting for a silence."""
 
 

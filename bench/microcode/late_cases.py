@@ -58,7 +58,9 @@ def _of(
     def make(ground: Ground) -> Trial:
         above = file_of(*(update(ground) for update in early))
         rules = ground.rules(None if early else ground.revision)
-        return trial_of(ground, above, **{"rules": rules, "deeds": tuple(deed(ground) for deed in deeds), **changes})
+        done = tuple(deed(ground) for deed in deeds)
+        needed = max(ground.processors, 1 + max(deed.processor for deed in done))
+        return trial_of(ground, above, **{"rules": rules, "deeds": done, "processors": needed, **changes})
 
     return Case(name, about, make)
 
@@ -71,6 +73,11 @@ def _ruled(case: Case, **rules: object) -> Case:
         return replace(trial, rules=replace(trial.rules, **rules))  # type: ignore[arg-type]
 
     return replace(case, make=make)
+
+
+def _acting(name: str, about: str, processor: int, act: Act) -> Case:
+    """A late load on two processors, one of which does not play its part."""
+    return _ruled(_of(name, about, *_late(newer), processors=2), acts=((processor, act),))
 
 
 def _starting(name: str, about: str, how: Restart, *deeds: Callable[[Ground], Deed]) -> Case:
@@ -119,12 +126,13 @@ LATE_CASES: tuple[Case, ...] = (
     _of("late-after-early", "an early update, then a newer one", *_late(newer), early=(newest,)),
     _ruled(_of("late-siblings", "two threads a core: the second one has it already", *_late(newer), processors=4),
            siblings=2),
-    _ruled(_of("late-refused", "every processor refuses it in silence", *_late(newer)),
+    _ruled(_of("late-refused", "every processor refuses it in silence", *_late(newer), processors=2),
            acts=((0, Act.REFUSE), (1, Act.REFUSE))),
-    _ruled(_of("late-first-refuses", "the first processor refuses it, the second does not", *_late(newer)),
-           acts=((0, Act.REFUSE),)),
-    _ruled(_of("late-other-refuses", "the second processor refuses it, the first does not", *_late(newer)),
-           acts=((1, Act.REFUSE),)),
+    _acting("late-first-refuses", "the first processor refuses it, the second does not", 0, Act.REFUSE),
+    _acting("late-other-refuses", "the second processor refuses it, the first does not", 1, Act.REFUSE),
+    _acting("late-first-hangs", "the first does not come back from its write: panic up to 6.6, 6.7 hangs", 0, Act.HANG),
+    _acting("late-other-hangs", "the second does not come back from its write", 1, Act.HANG),
+    _acting("late-other-resets", "the second processor's write resets the machine", 1, Act.RESET),
     _of("late-one-off", "a processor that has been taken off: nothing is loaded, until it is back",
         _off(1), *_late(newer), _on(1), *_late(newer)),
     _ruled(_of("late-sibling-off", "the second thread of a core is off", _off(1), *_late(newer), _on(1), processors=4),
@@ -143,3 +151,5 @@ LATE_CASES: tuple[Case, ...] = (
     _starting("kexec-keeps-late", "kexec keeps what was loaded late", Restart.KEXEC, *_late(newer)),
     _starting("power-cycle-loses", "power off and on: the BIOS's revision again", Restart.POWER_CYCLE),
 )  # fmt: skip
+LATE_SLOW = frozenset({"late-first-hangs", "late-other-hangs"})
+"""Those that end by waiting for a silence."""

@@ -35,6 +35,11 @@ class Story:
         return (self.early, self.second) if self.second and self.how is Restart.KEXEC else (self.early,)
 
     @property
+    def end(self) -> End:
+        """Of the first boot."""
+        return self.moments[-1].end if self.moments else self.early.end
+
+    @property
     def again(self) -> EarlyLoad:
         """Of a second boot. There is one if the power is off in between."""
         assert self.second is not None
@@ -61,7 +66,11 @@ def predict_story(
     if not (trial.deeds or trial.then) or early.end is not End.BOOTS:
         return Story(early)
     system = System(loader, trial.rules, offer, early, trial.processors, late_built_in)
-    moments = tuple(system.do(deed) for deed in trial.deeds)
+    moments: tuple[Moment, ...] = ()
+    for deed in trial.deeds:
+        moments += (system.do(deed),)
+        if moments[-1].end is not End.BOOTS:
+            return Story(early, moments)
     if second is None or trial.then is None:
         return Story(early, moments)
     if trial.then.keeps_updates:

@@ -22,7 +22,8 @@ def console_lines(data: bytes) -> tuple[str, ...]:
 
 
 def logged_lines(data: bytes) -> tuple[str, ...] | None:
-    """The same out of the kernel's log, in lines that begin with ``log: ``; None if init does not show it."""
+    """The same out of the kernel's log (after a kexec, of both logs), in lines that begin with ``log: ``; None if init
+    does not show it."""
     if b"log: " not in data:
         return None
     stripped = (line.strip(b"\r") for line in data.split(b"\n"))
@@ -32,11 +33,6 @@ def logged_lines(data: bytes) -> tuple[str, ...] | None:
 def all_console_lines(data: bytes) -> tuple[str, ...]:
     """The kernel's lines on the console to the end, without those of its log that init shows."""
     return tuple(_lines(data.split(b"\n")))
-
-
-def all_logged_lines(data: bytes) -> tuple[str, ...]:
-    """Those of its log, whichever kernel's: after a kexec there are two."""
-    return logged_lines(data) or ()
 
 
 def _lines(lines: list[bytes] | Iterator[bytes]) -> Iterator[str]:

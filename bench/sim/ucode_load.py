@@ -47,6 +47,8 @@ class End(StrEnum):
     HANG = "hang"
     """A processor does not come back from its write."""
     RESET = "reset"
+    PANIC = "panic"
+    """Of a late load: the others wait for a processor that does not come back, and then give up."""
     RETRY = "retries for ever"
     """A processor that refuses scans and writes again, without end."""
 

@@ -15,7 +15,7 @@ from bench.sim.ucode_late import PREFIX, LateChoice, LateRules, Running, Walk, a
 from bench.sim.ucode_load import EarlyLoad, End, LoadOffer, Write, platform_flags, suits
 from bench.sim.ucode_loaders import Announcement, Loader
 from bench.x86.microcode import HEADER_BYTES, Update, read_update_loosely
-from bench.x86.microcode_processor import ProcessorRules, Restart, answer
+from bench.x86.microcode_processor import Act, ProcessorRules, Restart, answer
 
 # Negated by the kernel, and said by init.
 EPERM, ENOENT, EIO, EBUSY, EINVAL, EBADFD = 1, 2, 5, 16, 22, 77
@@ -53,6 +53,8 @@ class Moment:
     """What each logical processor runs."""
     taints: bool
     """TAINT_CPU_OUT_OF_SPEC is set by it."""
+    end: End = End.BOOTS
+    """How the kernel ends by it, if it does."""
 
 
 class _Outcome(StrEnum):
@@ -77,6 +79,7 @@ class System:
     """CONFIG_MICROCODE_LATE_LOADING."""
     _lines: list[str] = field(default_factory=list)
     _writes: list[Write] = field(default_factory=list)
+    _ended: End = End.BOOTS
 
     def __post_init__(self) -> None:
         if self.early.end is not End.BOOTS:
@@ -118,7 +121,7 @@ class System:
             case What.SUSPEND:
                 self._suspend()
         shown = tuple((p, self._shown[p]) for p in sorted(self._online))
-        return Moment(error, tuple(self._lines), tuple(self._writes), shown, self.runs, taints)
+        return Moment(error, tuple(self._lines), tuple(self._writes), shown, self.runs, taints, self._ended)
 
     def _say(self, text: str) -> None:
         self._lines.append(PREFIX + text)
@@ -136,6 +139,8 @@ class System:
             after, why_not = given.revision, given.why_not
         else:
             after, why_not = before, f"processor {processor} is to {act}"
+        if act in (Act.HANG, Act.RESET) and self._ended is not End.RESET:
+            self._ended = End.HANG if act is Act.HANG else End.RESET
         self._stores[self.rules.core(processor)] = after
         self._writes.append(Write(processor, 0, held.update.revision, before, after, why_not))
         return after == held.update.revision
@@ -168,6 +173,8 @@ class System:
         outcome = _Outcome.OK
         if self._revision(processor) < held.update.revision:
             if not self._write(processor, held):
+                if self._ended is not End.BOOTS:
+                    return _Outcome.ERROR
                 self._say(f"CPU{processor} update to revision 0x{held.update.revision:x} failed")
                 return _Outcome.ERROR
             outcome = _Outcome.UPDATED
@@ -262,9 +269,16 @@ class System:
         online = sorted(self._online)
         for processor in (p for p in online if self._primary(p) == p):
             outcome = self._apply_intel(processor)
-            if outcome is _Outcome.ERROR:
+            if self._ended is End.RESET:
+                return 0
+            if outcome is _Outcome.ERROR and self._ended is End.BOOTS:
                 self._say(f"Error reloading microcode on CPU {processor}")
             failed |= outcome in (_Outcome.ERROR, _Outcome.NOT_FOUND)
+        if self._ended is End.HANG:
+            # The first of the others to lose patience: more than one would speak in any order.
+            self._say("Timeout while waiting for CPUs rendezvous, remaining: 1")
+            self._ended = End.PANIC
+            return 0
         for processor in (p for p in online if self._primary(p) != p):
             self._apply_intel(processor)
         if failed:
@@ -295,6 +309,8 @@ class System:
         for processor in sorted(self._online, key=lambda p: (self._primary(p) != p, p)):
             first = results.get(self._primary(processor))
             results[processor] = _Outcome.ERROR if first is _Outcome.ERROR else self._apply_late(processor, held)
+        if self._ended is not End.BOOTS:
+            return 0, False
         counts = [list(results.values()).count(each) for each in (_Outcome.UPDATED, _Outcome.OK, _Outcome.ERROR)]
         updated, siblings, failed = counts
         if not updated:
