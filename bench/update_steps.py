@@ -40,21 +40,33 @@ def judge_update_steps(
     """Verdicts by window's number, of the windows of one boot of the payload that offered updates, in their order: a
     processor keeps from window to window what it has taken."""
     offer, found = capture.updates, dict[int, UpdateStepsVerdict]()
-    running: int | None = None
-    for number in sorted(windows):
-        window = windows[number]
-        steps = asked.get(number, ())
-        if offer is None or window.stimulus.facts.is_linux or not any(step.op == "ucode" for step in steps):
+    first = next(iter(windows.values()), None)
+    if offer is None or first is None or first.stimulus.facts.is_linux:
+        return found
+    rules = _rules(offer, first.stimulus.facts)
+    # What may run when a window opens: more than one revision behind a window of which records are lost.
+    running = [rules.bios_revision]
+    for number in sorted(asked):
+        steps, window = asked[number], windows.get(number)
+        if not any(step.op == "ucode" for step in steps):
             continue
-        rules = _rules(offer, window.stimulus.facts)
-        if running is None:
-            running = rules.bios_revision
-        due = list(_due(rules, steps, running))
+        if window is None or window.observation.damage:
+            running = list(dict.fromkeys(after for start in running for after in _states(rules, steps, start)))
+            continue
         seen = [s for s in log.searches if s.span and window.span[0] <= s.span[0] < window.span[1]]
+        start = next((each for each in running if seen and seen[0].before == each), running[0])
         announced = [s for s in window.stimulus.steps[: window.announced] if isinstance(s, UpdatePoint)]
-        found[number] = _judge(window, rules, due[: len(announced)], seen, boot)
-        running = due[len(announced) - 1].after if announced else running
+        due = list(_due(rules, steps, start))[: len(announced)]
+        found[number] = _judge(window, rules, due, seen, boot)
+        running = [due[-1].after] if due else running
     return found
+
+
+def _states(rules: ProcessorRules, steps: Sequence[scripts.Step], start: int) -> Iterator[int]:
+    """All that may run when a window was left at any of its steps."""
+    yield start
+    for due in _due(rules, steps, start):
+        yield due.after
 
 
 def _rules(offer: UpdateOffer, facts: BootFacts) -> ProcessorRules:
