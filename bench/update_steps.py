@@ -100,7 +100,7 @@ def _judge(
             finding = Finding(COMPONENT, summary, window.number, field_name=fact, expected=says, observed=is_)
             return UpdateStepsVerdict(Verdict.FAIL, finding, ())
     transitions = tuple(
-        Transition(boot, 0, rules.platform_flags, s.before, s.revision, s.after, _outcome(s)) for s in seen
+        Transition(boot, 0, rules.platform_flags, s.before, s.revision, s.after, _outcome(rules, s)) for s in seen
     )
     for number, (want, got) in enumerate(zip(due, seen, strict=False), start=1):
         plain = replace(got, seq=None, span=None)
@@ -115,5 +115,5 @@ def _judge(
     return UpdateStepsVerdict(Verdict.PASS, None, transitions)
 
 
-def _outcome(search: Search) -> str:
-    return "updated" if search.after == search.revision else "refused"
+def _outcome(rules: ProcessorRules, search: Search) -> str:
+    return "updated" if search.after == search.revision and rules.act(0) is None else "refused"
