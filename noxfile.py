@@ -88,7 +88,7 @@ def kernels(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    marks = "lab and not payloads and not rack and not microcode and not kernels and not plugin"
+    marks = "lab and not boot and not payloads and not rack and not microcode and not kernels and not plugin"
     python(session, "pytest", "-m", marks, *session.posargs)
 
 
@@ -104,6 +104,13 @@ def rack(session: nox.Session) -> None:
     """Tests of the rack's protocols on real servers on loopback (./setup --with-rack)."""
     need(session, "pytest", "pytest-timeout", "pyghmi", "sushy", "sushy-tools", "bcrypt")
     python(session, "pytest", "-m", "rack", "tests/rack", *session.posargs)
+
+
+@nox.session
+def boot(session: nox.Session) -> None:
+    """Machines with a disk and a network: SSH flashing, network boot, recovery (./setup --with-boot)."""
+    need(session, "pytest", "pytest-timeout")
+    python(session, "pytest", "-m", "boot", *session.posargs)
 
 
 @nox.session

@@ -9,12 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.bugs import Bug
 from bench.errors import BenchError, UsageError
 from bench.health import Health
+from bench.hosts import with_files
 from bench.images import PayloadImage
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Progress
@@ -64,6 +65,7 @@ class Outcome:
 def carry_out(
     tasks: Sequence[Task],
     *,
+    root: Path,
     payload: PayloadImage,
     results: Path,
     jobs: int,
@@ -93,6 +95,7 @@ def carry_out(
 
         order = task.order
         try:
+            order = replace(order, machine=with_files(order.machine, root))
             with _had(order.machine, results, cancel):
                 if isinstance(order, MatrixOrder):
                     result = run_matrix_order(order, results=results, progress=tell, cancel=cancel)

@@ -13,13 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_console import console
+from bench.cli_flash import app as flash
 from bench.cli_health import health
 from bench.cli_images import app as images
-from bench.cli_inventory import check, schema
+from bench.cli_inventory import check, discover, schema
 from bench.cli_lock import app as lock
 from bench.cli_microcode import app as microcode
 from bench.cli_night import night
 from bench.cli_power import power
+from bench.cli_recover import recover
 from bench.cli_report import report
 from bench.cli_results import app as results_app
 from bench.cli_run import run
@@ -40,6 +42,7 @@ app = typer.Typer(
 inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the bench knows.")
 app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
+app.add_typer(flash, name="flash")
 app.add_typer(microcode, name="microcode")
 app.add_typer(lock, name="lock")
 app.add_typer(results_app, name="results")
@@ -88,12 +91,16 @@ def doctor(
     with_rack: Annotated[
         bool, typer.Option("--with-rack", help="Install the servers that nox -s rack tests against, too.")
     ] = False,
+    with_boot: Annotated[
+        bool, typer.Option("--with-boot", help="Install what disks of virtual machines and network boot need, too.")
+    ] = False,
 ) -> int:
     """Say what is missing, why it matters and how to get it."""
     from bench.doctor import run_doctor
 
     confirm = typer.confirm if sys.stdin.isatty() else None
-    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm, with_rack=with_rack)
+    groups = [name for name, asked in (("rack", with_rack), ("boot", with_boot)) if asked]
+    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm, groups=groups)
 
 
 @inventory_app.command("list")
@@ -320,6 +327,7 @@ def results_pack(
 
 inventory_app.command()(check)
 inventory_app.command()(schema)
+inventory_app.command()(discover)
 app.command()(run)
 app.command()(power)
 app.command()(report)
@@ -327,3 +335,4 @@ app.command()(night)
 app.command()(watch)
 app.command()(console)
 app.command()(health)
+app.command()(recover)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SCENARIOS = Path("firmware-images/scenarios")
 PAYLOAD = "payload"
+# Machines with this tag are among all machines, and those of a model, only with --full.
+FULL_ONLY = "full-only"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Asked:
     draw: int = 0
     witness: bool = False
     lab: str = ""
+    method: str = ""
 
 
 def tasks_of(asked: Asked, root: Path, *, quiet: bool) -> list[Task]:
@@ -55,7 +58,7 @@ def tasks_of(asked: Asked, root: Path, *, quiet: bool) -> list[Task]:
     kernels = [name for name in images if name != PAYLOAD]
     if not asked.image and asked.all_machines:
         kernels = kernel_names(root, full=asked.full)
-    return tasks + kernel_tasks(
+    tasks += kernel_tasks(
         root,
         kernels,
         [] if asked.all_machines else names,
@@ -65,6 +68,23 @@ def tasks_of(asked: Asked, root: Path, *, quiet: bool) -> list[Task]:
         witness=asked.witness,
         quiet=quiet,
     )
+    return [_loaded_by(task, asked.method) for task in tasks] if asked.method else tasks
+
+
+def by_method(machine: Machine, method: str) -> Machine:
+    """`machine`, loaded in one of the ways that its entry has and in no other. Raises UsageError if it is none."""
+    host = machine.virtual.host if machine.virtual is not None else None
+    known = host.boot_methods if host is not None else machine.wiring.boot_methods
+    if method not in known:
+        has = f"its boot_methods are: {', '.join(known)}" if known else "it has no boot_methods"
+        raise UsageError(f"{machine.name}: not loaded by {method!r}; {has}")
+    if machine.virtual is not None and host is not None:
+        return replace(machine, virtual=replace(machine.virtual, host=replace(host, boot_methods=(method,))))
+    return replace(machine, wiring=replace(machine.wiring, boot_methods=(method,)))
+
+
+def _loaded_by(task: Task, method: str) -> Task:
+    return replace(task, order=replace(task.order, machine=by_method(task.order.machine, method)))
 
 
 def known_as(what: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -76,15 +96,16 @@ def known_as(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 
 
 def _machines(asked: Asked, machines: Mapping[str, Machine]) -> list[str]:
+    usual = {name: m for name, m in machines.items() if asked.full or FULL_ONLY not in m.tags}
     if asked.all_machines:
-        return list(machines)
+        return list(usual)
     if not asked.machine and not asked.model:
         raise UsageError(
             "say which machine: --machine NAME, --model 06-9e-0a, or --all; `bench inventory list` shows them"
         )
     known_as("machine", asked.machine, machines)
     known_as("model", asked.model, dict.fromkeys(machine.model for machine in machines.values()))
-    of_model = [name for name, machine in machines.items() if machine.model in asked.model]
+    of_model = [name for name, machine in usual.items() if machine.model in asked.model]
     return list(dict.fromkeys([*asked.machine, *of_model]))
 
 

@@ -49,6 +49,9 @@ def run(
     ] = False,
     draw: Annotated[int, typer.Option(help="Selects the bugs to demonstrate.")] = 0,
     witness: Annotated[bool, typer.Option(help="Hold the trace against QEMU's own exception log.")] = False,
+    method: Annotated[
+        str | None, typer.Option(help="Load machines in this way only, one of their boot_methods.")
+    ] = None,
     lab: Annotated[
         Path | None, typer.Option(help="Another lab: its folder, or a file in it, such as inventory/lab.toml.")
     ] = None,
@@ -65,7 +68,7 @@ def run(
 
     asked = Asked(
         machine or (), model or (), all_machines, variant or (), scenario or (), scenario_set, image or (),
-        plan or (), full, demonstrate, draw, witness, str(lab.resolve()) if lab else "",
+        plan or (), full, demonstrate, draw, witness, str(lab.resolve()) if lab else "", method or "",
     )  # fmt: skip
     broken: Unfinished | None = None
     if resume:
@@ -90,7 +93,8 @@ class _Run:
     ) -> None:
         from bench.images import build_payload
 
-        self._asked, self._results, self._jobs, self._json, self._broken = asked, results, jobs, json, broken
+        self._asked, self._root, self._results, self._jobs = asked, root, results, jobs
+        self._json, self._broken = json, broken
         self._every = tasks_of(asked, root, quiet=json)
         self._payload = build_payload(root)
         told = {(one.name, one.image_sha256): one for one in broken.ended if one.verdict in TOLD} if broken else {}
@@ -135,6 +139,7 @@ class _Run:
         try:
             outcomes = carry_out(
                 self._tasks,
+                root=self._root,
                 payload=self._payload,
                 results=self._results,
                 jobs=self._jobs,

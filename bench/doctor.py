@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
@@ -68,7 +68,7 @@ def checks() -> list[Check]:
     if root:
         found += [check_writable("results/", root / "results", "captures and the store are kept there")]
         found += [check_local(root / "results"), check_microcode(root)]
-    found += [check_socket_path(), check_overcommit(), check_rack()]
+    found += [check_socket_path(), check_overcommit(), check_rack(), check_boot(), check_namespaces()]
     return found
 
 
@@ -201,6 +201,62 @@ def check_rack() -> Check:
     )
 
 
+# Program or file, and its package: disks of virtual machines, and network boot.
+BOOT = (
+    ("sgdisk", "gdisk"), ("mkfs.vfat", "dosfstools"), ("mcopy", "mtools"), ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"), ("grub-mkimage", "grub-common"), ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),
+    ("/usr/lib/grub/x86_64-efi/kernel.img", "grub-efi-amd64-bin"),
+    ("/usr/lib/systemd/boot/efi/systemd-bootx64.efi", "systemd-boot-efi"),
+    ("dnsmasq", "dnsmasq-base"), ("/usr/lib/ipxe/snponly.efi", "ipxe"), ("/usr/lib/PXELINUX/pxelinux.0", "pxelinux"),
+    ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common"), ("ip", "iproute2"), ("ethtool", "ethtool"),
+)  # fmt: skip
+# Groups whose packages are installed only when asked for.
+ON_REQUEST = ("rack", "boot")
+
+
+def check_boot() -> Check:
+    """What virtual machines with a disk and network boot take."""
+    path = os.pathsep.join((os.environ.get("PATH", ""), *SERVER_FOLDERS))
+    lacking = [(name, package) for name, package in BOOT if not _there(name, path)]
+    return Check(
+        "disks and network boot",
+        not lacking,
+        ("lacks " if lacking else "") + ", ".join(Path(name).name for name, _ in lacking or BOOT),
+        "virtual machines with a disk, GRUB and systemd-boot on it, and machines that start over the network",
+        "./setup --with-boot, or bench doctor --install --with-boot",
+        "boot",
+        tuple(dict.fromkeys(package for _, package in lacking)),
+    )
+
+
+def _there(name: str, path: str) -> bool:
+    return Path(name).is_file() if name.startswith("/") else shutil.which(name, path=path) is not None
+
+
+# Debian's and Ubuntu's switches that keep ordinary users from namespaces of their own.
+USERNS_SWITCHES = {
+    Path("/proc/sys/kernel/unprivileged_userns_clone"): "0",
+    Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"): "1",
+    Path("/proc/sys/user/max_user_namespaces"): "0",
+}
+
+
+def check_namespaces(switches: Mapping[Path, str] = USERNS_SWITCHES) -> Check:
+    """Whether an ordinary user may have a network of his own: what the lab's network boot without root needs."""
+    blocked = [str(path) for path, value in switches.items() if path.is_file() and path.read_text().strip() == value]
+    root = os.geteuid() == 0
+    names = [name.removeprefix("/proc/sys/").replace("/", ".") for name in blocked]
+    found = f"blocked by {', '.join(names)}" if names else "allowed"
+    return Check(
+        "user namespaces",
+        root or not blocked,
+        found + (" (not needed by root)" if root and blocked else ""),
+        "the virtual boot network of a user without root is a namespace of his own",
+        f"as root: sysctl {' '.join(names) or 'user.max_user_namespaces'}, or run as root",
+        "boot",
+    )
+
+
 def check_kernel_tools() -> Check:
     """What a kernel's build needs besides compiler and linker."""
     lacking = [tool for tool in KERNEL_TOOLS if not tool.works()]
@@ -307,11 +363,11 @@ def run_doctor(
     yes: bool,
     echo: Callable[[str], None],
     confirm: Callable[[str], bool] | None = None,
-    with_rack: bool = False,
+    groups: Collection[str] = (),
 ) -> int:
     """The verb `doctor`. Everything is said through `echo`, a line or a JSON object at a time.
 
-    `install` gets what is missing by apt-get (the servers of the group rack only `with_rack`), after it was listed and
+    `install` gets what is missing by apt-get (of the groups ON_REQUEST only those in `groups`), after it was listed and
     `confirm` (asked unless `yes`) said so; its output then goes to standard error. Returns 0 if everything of the group
     core is there, 2 if not, 3 if the installation failed, 130 if it was declined.
     """
@@ -320,7 +376,8 @@ def run_doctor(
     notes: list[str] = []
     if install:
         tell = notes.append if json else echo
-        missing = [check for check in found if not check.ok and (with_rack or check.group != "rack")]
+        unasked = set(ON_REQUEST) - set(groups)
+        missing = [check for check in found if not check.ok and check.group not in unasked]
         status = _install(missing, yes=yes, echo=tell, confirm=confirm)
         if any(check.licence for check in missing) and status == 0:
             status = fetch_microcode(yes=yes, echo=tell, confirm=confirm)
@@ -350,7 +407,7 @@ def _table(found: list[Check]) -> list[str]:
     else:
         sessions = " and ".join(dict.fromkeys(f"nox -s {check.group}" for check in bad))
         lines.append("All that the bench needs is here." + (f" What is absent is for {sessions} alone." if bad else ""))
-    if any(check.packages and check.group != "rack" for check in bad):
+    if any(check.packages and check.group not in ON_REQUEST for check in bad):
         lines.append("What apt has, this gets: bench doctor --install")
     return lines
 

@@ -14,13 +14,13 @@ from bench.errors import FormatError
 
 SCRIPT_NAME = "bench/script"
 STEPS_NAME = "bench/steps"
-_REGULAR, _PROGRAM, _FOLDER = 0o100644, 0o100755, 0o040755
+REGULAR, PROGRAM, FOLDER, LINK = 0o100644, 0o100755, 0o040755, 0o120777
 _HEADER_BYTES = 110
 # What is behind the script begins where the data of updates may begin.
 _ALIGNMENT = 16
 
 
-def entry(name: str, data: bytes = b"", *, mode: int = _REGULAR) -> bytes:
+def entry(name: str, data: bytes = b"", *, mode: int = REGULAR) -> bytes:
     """One entry of an archive whose length so far is a multiple of 4."""
     path = name.encode() + b"\0"
     fields = (0, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path), 0)
@@ -38,8 +38,8 @@ def user_cpio(files: Mapping[str, bytes]) -> bytes:
     """What the kernel unpacks as its root: files that may be run, and their folders, compressed. Same input, same
     bytes."""
     folders = sorted({name[:at] for name in files for at, letter in enumerate(name) if letter == "/"})
-    out = b"".join(entry(folder, mode=_FOLDER) for folder in folders)
-    out += b"".join(entry(name, data, mode=_PROGRAM) for name, data in files.items())
+    out = b"".join(entry(folder, mode=FOLDER) for folder in folders)
+    out += b"".join(entry(name, data, mode=PROGRAM) for name, data in files.items())
     return gzip.compress(out + entry("TRAILER!!!", mode=0), mtime=0)
 
 

@@ -13,10 +13,12 @@ from bench.describe import describe_divergence, describe_next
 from bench.early_load import EarlyLoadVerdict, judge_early_load
 from bench.errors import FormatError, UsageError
 from bench.initrd import script_in
+from bench.loading import first_missing
 from bench.outcome import classify
 from bench.parse.trace import TraceLog, parse_trace, replayed
 from bench.reconcile import reconcile
 from bench.records import (
+    KNOWN_GOOD_INSTEAD,
     PAYLOAD,
     Capture,
     Comparison,
@@ -204,7 +206,12 @@ def _judge_boot(
     if absent and windows and _died(end, log):
         return out, absent
     for number in sorted(absent):
-        verdict, finding = _unopened(number, end, capture) or _absent(number, end, log)
+        verdict, finding = (
+            _instead(number, capture)
+            or _unopened(number, end, capture)
+            or _not_loaded(number, end, capture, log)
+            or _absent(number, end, log)
+        )
         out[number] = WindowVerdict(number, capture.scenarios[number], verdict, boot, finding)
     return out, set()
 
@@ -418,6 +425,15 @@ def _unfinished(window: Window, prediction: Prediction, end: LabEvent | None) ->
     return Verdict.MISS, Finding(component, summary, witness=end.witness, **common)  # type: ignore[arg-type]
 
 
+def _instead(number: int, capture: Capture) -> tuple[Verdict, Finding] | None:
+    """The machine's own system came up, and the window was not opened: the image was not started, or gave up."""
+    for event in capture.events:
+        if event.kind is LabEventKind.LOADING and event.witness.get("step") == KNOWN_GOOD_INSTEAD:
+            summary = "the machine's own system came up instead of the image, or after it had restarted the machine"
+            return Verdict.MISS, Finding("boot loader", summary, window=number, witness=event.witness)
+    return None
+
+
 def _unopened(number: int, end: LabEvent | None, capture: Capture) -> tuple[Verdict, Finding] | None:
     """A kernel that died before its window opened: in startup_64, or in C before the trace's first record.
 
@@ -433,6 +449,14 @@ def _unopened(number: int, end: LabEvent | None, capture: Capture) -> tuple[Verd
     died = classify(capture)
     summary = f"the kernel died before its window opened: {died.sentence}"
     return Verdict.FAIL, Finding("kernel", summary, window=number, observed=died.outcome.value, witness=died.witness)
+
+
+def _not_loaded(number: int, end: LabEvent | None, capture: Capture, log: TraceLog) -> tuple[Verdict, Finding] | None:
+    """A machine that was to boot from the network and said nothing of ours: the first step that is missing."""
+    if end is None or end.kind not in (LabEventKind.SILENCE, LabEventKind.DEADLINE) or log.gaps or log.damage():
+        return None
+    finding = first_missing(capture, window=number)
+    return (Verdict.MISS, replace(finding, witness={**finding.witness, **end.witness})) if finding else None
 
 
 def _absent(number: int, end: LabEvent | None, log: TraceLog) -> tuple[Verdict, Finding]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
-from bench.hardware import Wiring
+from bench.hardware import PxeLoader, Wiring
 from bench.linux import Unpatched
 from bench.updates import UpdateOffer
 from bench.wire import Access, Phase
@@ -47,6 +47,32 @@ def worst(verdicts: list[Verdict]) -> Verdict:
 
 
 @dataclass(frozen=True)
+class HostFiles:
+    """What a virtual machine with a disk is started with; made before a run, see `bench.hosts`."""
+
+    disk: Path | None
+    """The disk that its own is a copy of."""
+    key_file: Path
+    """Private key of whoever may log in."""
+    host_key: str
+    """As in known_hosts."""
+
+
+@dataclass(frozen=True)
+class VirtualHost:
+    """A virtual machine that is like one in a rack: with a disk, a boot loader, a system of its own, a network card."""
+
+    disk: str
+    """Kind of its disk (`bench.images.disk`), or ``none``."""
+    boot_methods: tuple[str, ...] = ()
+    """Ways to load it, the preferred one first."""
+    pxe_loader: PxeLoader = PxeLoader.IPXE
+    """What loads the kernel where the network is the way."""
+    files: HostFiles | None = None
+    """None until they are made."""
+
+
+@dataclass(frozen=True)
 class VirtualSpec:
     """How QEMU plays a machine."""
 
@@ -60,6 +86,8 @@ class VirtualSpec:
     """``bios`` or ``uefi``."""
     microcode: ProcessorRules | None = None
     """How its processors take microcode; None: as QEMU does, which ignores updates."""
+    host: VirtualHost | None = None
+    """Its disk and network; None: QEMU itself loads what is to be run, and nothing else is there."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +124,20 @@ class Machine:
     """Power, SSH, network of a machine of metal; empty for a virtual one."""
 
     @property
+    def fixed(self) -> bool:
+        """Whether memory, processors and firmware are what they are: of metal, or a virtual one with a disk."""
+        return self.virtual is None or self.virtual.host is not None
+
+    @property
     def model(self) -> str:
         """All machines of one signature, as in microcode file names: ``06-9e-0a``."""
         family = (self.signature >> 8 & 0xF) + (self.signature >> 20 & 0xFF)
         number = (self.signature >> 4 & 0xF) | (self.signature >> 12 & 0xF0)
         return f"{family:02x}-{number:02x}-{self.signature & 0xF:02x}"
+
+
+# Name of a step of loading: what the machine starts by itself has come up, and so not what was loaded.
+KNOWN_GOOD_INSTEAD = "the known-good system came up"
 
 
 class LabEventKind(StrEnum):

@@ -31,6 +31,7 @@ from bench.records import PAYLOAD, Finding, Machine, ScenarioResult, Verdict, wo
 from bench.scenarios import BootPlan, Scenario, Skip, expand
 from bench.script import ScriptWindow, render
 from bench.store import MicrocodeRow, RunRecord, Transition
+from bench.update_safety import require_allowed, require_fallback
 from bench.updates import NOTHING, PLAYED, SILICON, UpdateOffer
 from bench.witness import Testimony, cross_examine, of_the_kernel
 
@@ -179,6 +180,9 @@ def run(
     """
     started, clock = datetime.now(UTC), time.monotonic()
     windows, names, skipped = offer(order)
+    if offers_updates(windows) and order.machine.virtual is None:
+        require_allowed(order.machine)
+        require_fallback(order.machine)
     folder = new_folder(results / "captures", started, order.machine.name, order.variant)
     captured: list[Path] = []
     judgement = judge([])
@@ -229,6 +233,11 @@ def offer(order: Order) -> tuple[tuple[ScriptWindow, ...], dict[int, str], dict[
     return tuple(windows), names, skipped
 
 
+def offers_updates(windows: Sequence[ScriptWindow]) -> bool:
+    """Whether the payload is to offer its processor an update of microcode."""
+    return any(step.op == "ucode" for window in windows for step in window.steps)
+
+
 def _intels_newest(machine: Machine) -> bytes:
     """For a machine of metal that may be offered updates; empty if there is none."""
     package = find_package() if machine.virtual is None and machine.allow_updates else None
@@ -261,7 +270,7 @@ def _boot(
         "payload_sha256": payload.sha256,
     }
     load = Load(payload.kernel, render(tuple(windows), nonce=nonce), "")
-    if any(step.op == "ucode" for window in windows for step in window.steps):
+    if offers_updates(windows):
         virtual = machine.virtual
         rules = virtual.microcode if virtual else None
         takes = SILICON if virtual is None else (PLAYED if rules else NOTHING)

@@ -26,6 +26,7 @@ from bench.scenarios import KernelBoot, Skip, expand_boots
 from bench.script import render
 from bench.sim.variants import EARLY_DYNAMIC_PAGE_TABLES
 from bench.unpatched import CONSOLE, describe_boot
+from bench.update_safety import require_allowed, require_fallback
 from bench.updates import NOTHING, PLAYED, SILICON, UpdateOffer
 from bench.x86.early_cpio import UCODE_PATH, build
 
@@ -90,6 +91,9 @@ class _Fittings:
 def _fit(order: KernelOrder, boots: Sequence[KernelBoot]) -> _Fittings:
     played = order.machine.virtual is not None and order.machine.virtual.microcode is not None
     updating = any(each.with_update for each in boots)
+    if updating and order.machine.virtual is None:
+        require_allowed(order.machine)
+        require_fallback(order.machine)
     return _Fittings(
         find_msr_sites(order.kernel.folder) if played else None,
         update_for(order.machine, find_package()) if updating else None,

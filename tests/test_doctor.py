@@ -47,7 +47,7 @@ def test_every_check_says_what_was_found_why_it_matters_and_how_to_get_it() -> N
     assert len({check.name for check in found}) == len(found)
     for check in found:
         assert check.found and check.why and check.how
-        assert check.group in ("core", "payloads", "microcode", "rack", "report")
+        assert check.group in ("core", "payloads", "microcode", "rack", "boot", "report")
 
 
 def test_the_interpreter_that_runs_this_is_new_enough() -> None:
@@ -235,7 +235,7 @@ def test_the_servers_of_a_rack_are_installed_only_when_asked_for_and_do_not_stay
     assert "gcc" in without.split() and not {"openipmi", "openssh-server"} & set(without.split())
     log.unlink()
     said: list[str] = []
-    run_doctor(json=False, install=True, yes=True, echo=said.append, with_rack=True)
+    run_doctor(json=False, install=True, yes=True, echo=said.append, groups=["rack"])
     apt, services = log.read_text().splitlines()
     lacking = doctor.check_rack().packages
     assert len(lacking) == 6 and set(lacking) <= set(apt.split())
@@ -262,3 +262,26 @@ def test_as_a_user_without_sudo_the_command_for_root_is_shown(tools: Path, monke
     said: list[str] = []
     assert run_doctor(json=False, install=True, yes=True, echo=said.append) == 2
     assert any(line.startswith("Neither root nor sudo. As root: apt-get install") for line in said)
+
+
+def test_what_disks_and_network_boot_need_is_installed_only_when_asked_for(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SERVER_FOLDERS", ())
+    log = recording_apt(tools)
+    run_doctor(json=False, install=True, yes=True, echo=lambda _: None)
+    assert not {"gdisk", "dnsmasq-base"} & set(log.read_text().split())
+    log.unlink()
+    run_doctor(json=False, install=True, yes=True, echo=lambda _: None, groups=["boot"])
+    assert {"gdisk", "dosfstools", "mtools", "dnsmasq-base", "ethtool"} <= set(log.read_text().split())
+
+
+def test_a_switch_that_blocks_namespaces_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch = tmp_path / "clone"
+    for value, blocked in (("0", True), ("1", False)):
+        switch.write_text(f"{value}\n")
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        check = doctor.check_namespaces({switch: "0", tmp_path / "absent": "0"})
+        assert check.ok is not blocked and ("blocked by" in check.found) is blocked
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        assert doctor.check_namespaces({switch: "0"}).ok

@@ -8,7 +8,7 @@ import pytest
 
 from bench.errors import LabError
 from bench.health import FAILURES_TO_OFFLINE, Health, differences
-from bench.lab.fingerprint import _fingerprint, _free_bytes, _split
+from bench.lab.fingerprint import _fingerprint, _free_bytes, split_answers
 from bench.store import Store
 
 BIOS = {"bios version": "F23", "secure boot": "off"}
@@ -56,10 +56,12 @@ def test_what_a_system_says_is_read_and_hostile_bytes_are_escaped() -> None:
         b"@memory map\n0x0\t0x9ffff\tSystem RAM\n0x100000\t0x1ffffffff\tSystem RAM\n"
         b"@microcode\nmicrocode\t: 0xf4\n@boot\nabc\n@end\n"
     )
-    answers = _split(output)
+    answers = split_answers(output)
     found = _fingerprint(answers)
     assert found["bios vendor"] == "Evil\\x1b[31m" and "bios version" not in found, "what is not there is left out"
     assert (found["secure boot"], found["microcode"]) == ("on", "0xf4")
     assert found["memory map"].startswith("2 ranges, ")
     assert _free_bytes(answers["room"]) == 600000 << 10
-    assert _fingerprint(_split(output.replace(b"0x1ffffffff", b"0x2ffffffff")))["memory map"] != found["memory map"]
+    assert (
+        _fingerprint(split_answers(output.replace(b"0x1ffffffff", b"0x2ffffffff")))["memory map"] != found["memory map"]
+    )

@@ -32,12 +32,23 @@ def layer(*units: str, peers: bool = False) -> Layer:
 # From the top down. A module in none of them is a violation: give it a place.
 LAYERS = (
     layer(
-        *("__main__", "cli", "cli_console", "cli_health", "cli_images", "cli_inventory", "cli_kernels", "cli_lock"),
+        *(
+            "__main__",
+            "cli",
+            "cli_console",
+            "cli_flash",
+            "cli_health",
+            "cli_images",
+            "cli_inventory",
+            "cli_kernels",
+            "cli_lock",
+        ),
         *(
             "cli_matrix",
             "cli_microcode",
             "cli_orders",
             "cli_plan",
+            "cli_recover",
             "cli_night",
             "cli_power",
             "cli_report",
@@ -52,10 +63,10 @@ LAYERS = (
     layer("batch", "pytest_plugin"),
     layer("microcode", "run_kernel"),
     layer("run"),
-    layer("report"),
-    layer("judge", "doctor", "health", "leases"),
-    layer("early_load", "unpatched", "update_steps"),
-    layer("outcome"),
+    layer("recovery", "report"),
+    layer("discovered", "judge", "doctor", "health", "hosts", "leases"),
+    layer("early_load", "unpatched", "update_safety", "update_steps"),
+    layer("loading", "outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
     layer(
         "describe",

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UsageError
+from bench.images import payload_pe
+from bench.images.payload_pe import FILE_ALIGNMENT, PAGE_BYTES, PayloadLayout, pe_headers
 
 PAYLOADS = Path("firmware-images") / "payloads"
 PAYLOAD = "early_pf"
@@ -38,10 +40,10 @@ _PART_FLAGS = {
 _COMPILERS = {"gcc": (), "clang": ("-fuse-ld=lld",)}
 _PACKAGES = {"gcc": "gcc and binutils", "clang": "clang and lld"}
 
-# Offsets in the boot protocol's header (Documentation/arch/x86/boot.rst), and where the supervisor says how much
-# memory it needs.
+# Offsets in the boot protocol's header (Documentation/arch/x86/boot.rst), and where the supervisor tells the build of
+# UEFI's entry, of its data and of the memory it needs.
 _SETUP_SECTS, _SYSSIZE, _INIT_SIZE = 0x1F1, 0x1F4, 0x260
-_SUPERVISOR_BYTES = 0x1D8
+_SUPERVISOR_FACTS = 0x1D0
 _SECTOR_BYTES = 512
 
 
@@ -96,7 +98,7 @@ def _hash_inputs(base: Path, inputs: list[Path], compiler: str) -> str:
     ]
     for part in parts:
         total.update(part.encode() + b"\0")
-    for path in (*inputs, Path(__file__)):
+    for path in (*inputs, Path(__file__), Path(payload_pe.__file__)):
         content = path.read_bytes()
         name = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
         total.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -148,12 +150,13 @@ def _compile_part(source: Path, part: str, work: Path, compiler: str, image_id: 
 
 def _join(setup: bytes, supervisor: bytes) -> bytes:
     """The file as a boot loader reads it: set-up code in whole sectors, then the protected-mode part."""
-    sectors = -(-len(setup) // _SECTOR_BYTES)
-    image = bytearray(setup.ljust(sectors * _SECTOR_BYTES, b"\0"))
-    body = supervisor.ljust(-(-len(supervisor) // 16) * 16, b"\0")
-    (memory_bytes,) = struct.unpack_from("<Q", supervisor, _SUPERVISOR_BYTES)
+    image = bytearray(setup.ljust(-(-len(setup) // PAGE_BYTES) * PAGE_BYTES, b"\0"))
+    body = supervisor.ljust(-(-len(supervisor) // FILE_ALIGNMENT) * FILE_ALIGNMENT, b"\0")
+    entry, data_at, memory_bytes = struct.unpack_from("<IIQ", supervisor, _SUPERVISOR_FACTS)
+    headers = pe_headers(PayloadLayout(len(image), data_at, len(body), memory_bytes, entry))
+    image[: len(headers)] = headers
     # setup_sects does not count the first sector.
-    struct.pack_into("<B", image, _SETUP_SECTS, sectors - 1)
+    struct.pack_into("<B", image, _SETUP_SECTS, len(image) // _SECTOR_BYTES - 1)
     struct.pack_into("<I", image, _SYSSIZE, len(body) // 16)
     struct.pack_into("<I", image, _INIT_SIZE, memory_bytes)
     return bytes(image) + body

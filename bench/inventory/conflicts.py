@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench.hardware import CommandSwitch, Cuts, IpmiSwitch, ManualSwitch, PduSwitch, RedfishSwitch, Switch, WakeSwitch
+from bench.hardware import (
+    CommandSwitch,
+    Cuts,
+    IpmiSwitch,
+    ManualSwitch,
+    PduSwitch,
+    ProcessSwitch,
+    RedfishSwitch,
+    Switch,
+    WakeSwitch,
+)
 from bench.records import Machine
 
 # Names that the kernel gives in the order of plugging in (Documentation/admin-guide/devices.txt).
@@ -75,7 +85,7 @@ def _outlets(switch: Switch) -> Iterable[tuple[str, str]]:
             return [("power command", where + " ".join(switch.on or switch.short_press))]
         case WakeSwitch():
             return [("card to wake", switch.mac)]
-        case ManualSwitch():
+        case ManualSwitch() | ProcessSwitch():
             return []
 
 

@@ -10,9 +10,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from bench.errors import UsageError
+from bench.hardware import PxeLoader
 from bench.inventory.microcode_keys import MicrocodeTable, processor_rules
 from bench.inventory.values import STRICT, Mac, Memory, Name, Signature
-from bench.records import Machine, VirtualSpec
+from bench.records import Machine, VirtualHost, VirtualSpec
 from bench.x86 import signature as signatures
 from bench.x86.pc_memory import GIB, low_end, ram_end
 
@@ -41,6 +42,17 @@ QEMU_CPUS: Mapping[str, tuple[int, int]] = {
     "Snowridge": (6, 134),
     "KnightsMill": (6, 133),
 }
+HostDisk = Literal["bios-grub", "uefi-grub", "systemd-boot", "bios-grub-blind", "none"]
+HostMethod = Literal["grub", "systemd-boot", "bootnext", "kexec", "pxe"]
+# What each disk can be started with, and the firmware that it is for.
+_METHODS_OF_DISK: Mapping[str, tuple[str, ...]] = {
+    "bios-grub": ("grub", "kexec"),
+    "bios-grub-blind": ("grub", "kexec"),
+    "uefi-grub": ("grub", "bootnext", "kexec"),
+    "systemd-boot": ("systemd-boot", "bootnext", "kexec"),
+    "none": (),
+}
+_FIRMWARE_OF_DISK = {"bios-grub": "bios", "bios-grub-blind": "bios", "uefi-grub": "uefi", "systemd-boot": "uefi"}
 # -cpu properties that follow from the machine's own keys, so that the two can never disagree.
 _DERIVED = {"stepping": "signature", "phys-bits": "maxphyaddr", "nx": "nx", "la57": "la57"}
 
@@ -54,6 +66,28 @@ def _property(value: str) -> str:
     return value
 
 
+class HostTable(BaseModel):
+    """Table ``[virtual.host]``: a disk with a boot loader and a known-good system, and a network card."""
+
+    model_config = STRICT
+    disk: Annotated[HostDisk, Field(description="What is on its disk; with none it starts over the network only.")]
+    boot_methods: Annotated[list[HostMethod], Field(min_length=1, description="Ways to load it, preferred first.")]
+    pxe_loader: Annotated[
+        Literal["ipxe", "pxelinux", "grub", "uki"], Field(description="What loads the kernel over the network.")
+    ] = "ipxe"
+
+    def record(self, path: Path) -> VirtualHost:
+        """The record. Raises UsageError for a method that the disk does not have."""
+        has = {*_METHODS_OF_DISK[self.disk], "pxe"}
+        for method in self.boot_methods:
+            if method not in has:
+                raise UsageError(
+                    f"{path}: virtual.host.boot_methods: {method!r} is not what a disk {self.disk!r} has; "
+                    f"allowed: {', '.join(sorted(has))}"
+                )
+        return VirtualHost(self.disk, tuple(self.boot_methods), PxeLoader(self.pxe_loader))
+
+
 class VirtualTable(BaseModel):
     """Table ``[virtual]`` of a machine's file."""
 
@@ -62,7 +96,9 @@ class VirtualTable(BaseModel):
     cpu: str
     properties: list[Annotated[str, AfterValidator(_property)]] = []
     processors: Annotated[int, Field(ge=1, le=8)] = 1
+    firmware: Literal["bios", "uefi"] = "bios"
     microcode: MicrocodeTable | None = None
+    host: HostTable | None = None
 
 
 class MachineKeys(BaseModel):
@@ -134,6 +170,8 @@ def virtual(path: Path, file: MachineFile) -> Machine:
         rules = processor_rules(
             path, table, signature=file.signature, platform_id=file.platform_id, processors=spec.processors
         )
+    if spec.host is not None and spec.firmware != (wanted := _FIRMWARE_OF_DISK.get(spec.host.disk, spec.firmware)):
+        raise UsageError(f"{path}: virtual.firmware: {spec.firmware!r}: a disk {spec.host.disk!r} is for {wanted!r}")
     return Machine(
         name=file.name,
         signature=file.signature,
@@ -142,7 +180,13 @@ def virtual(path: Path, file: MachineFile) -> Machine:
         nx=file.nx,
         la57=file.la57,
         virtual=VirtualSpec(
-            spec.cpu, tuple(spec.properties), spec.accelerator, processors=spec.processors, microcode=rules
+            spec.cpu,
+            tuple(spec.properties),
+            spec.accelerator,
+            processors=spec.processors,
+            firmware=spec.firmware,
+            microcode=rules,
+            host=spec.host.record(path) if spec.host is not None else None,
         ),
         platform_id=file.platform_id,
         allow_beyond_ram=file.allow_beyond_ram,

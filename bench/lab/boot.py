@@ -21,6 +21,8 @@ from bench.lab.load import Load, Loader
 from bench.lab.power import IncidentKind, Power
 from bench.lab.power.choose import power_of
 from bench.lab.power.manual import Ask
+from bench.lab.power.switched import SwitchedPower
+from bench.lab.virtual_rack import racked
 from bench.lab.watch import LineWatch
 from bench.records import LabEvent, LabEventKind, Machine
 
@@ -148,10 +150,16 @@ def boot(
         "quirks": list(machine.quirks),
         **meta,
     }
-    if machine.virtual is None:
+    host = machine.virtual is not None and machine.virtual.host is not None
+    if machine.virtual is None or host:
         if witness:
-            raise UsageError(f"{machine.name}: the second witness is QEMU's; a machine of metal has none")
-        return _boot_metal(machine, load, folder, info, limits, progress, cancel, loader, ask)
+            raise UsageError(f"{machine.name}: the second witness is QEMU's, of a direct boot; it has none here")
+        if not host:
+            power = power_of(machine, ask=ask)
+            return _boot_metal(machine, load, folder, info, limits, progress, cancel, loader, power)
+        with racked(machine, folder) as (there, its_own):
+            chosen = loader or its_own
+            return _boot_metal(there.machine, load, folder, info, limits, progress, cancel, chosen, there.power)
     with virtual.rig(machine, load, folder, witness=witness) as rig:
         script = load.initrd if load.offer is None else load.offer
         capture = CaptureWriter(folder, url=rig.serial_url, info=info, script=script, limit_bytes=limits.max_bytes)
@@ -172,11 +180,10 @@ def _boot_metal(
     progress: Callable[[Progress], None] | None,
     cancel: threading.Event | None,
     loader: Loader | None,
-    ask: Ask | None,
+    power: SwitchedPower,
 ) -> Path:
-    power = power_of(machine, ask=ask)
     loader = loader or metal.loader_of(machine)
-    limits = replace(limits, post_s=max(limits.post_s, metal.post_s(machine)))
+    limits = replace(limits, post_s=max(limits.post_s, metal.post_s(machine)) + loader.delay_s)
     capture = CaptureWriter(
         folder,
         url=machine.serial_url,

@@ -27,6 +27,7 @@ echo @board; cat /sys/class/dmi/id/board_name
 echo @secure boot; od -An -tu1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
 echo @memory map; for f in /sys/firmware/memmap/*; do cat $f/start $f/end $f/type; done | paste - - - | sort
 echo @microcode; grep -m1 ^microcode /proc/cpuinfo
+echo @command line; cat /proc/cmdline
 echo @boot; cat /proc/sys/kernel/random/boot_id
 echo @end
 """
@@ -46,13 +47,15 @@ class SystemFacts:
     boot_id: str
     fingerprint: Mapping[str, str]
     """Firmware facts by name, those that could be read: a change of any of them is drift."""
+    command_line: str = ""
+    """With which the system was started; empty if it could not be read."""
 
 
 def read_system(ssh: Ssh) -> SystemFacts:
     """Ask the running system. Raises LabError if it does not answer, or not as Linux does."""
     before = time.time()
     done = ssh.run(_QUESTIONS, timeout_s=ANSWER_S)
-    answers = _split(done.output)
+    answers = split_answers(done.output)
     if "end" not in answers or not answers["time"].isdigit():
         said = escape(done.output[-200:])
         raise LabError(f"{ssh.component}: its system does not answer as Linux: {said}", component=ssh.component)
@@ -63,10 +66,12 @@ def read_system(ssh: Ssh) -> SystemFacts:
         kernel=answers["kernel"],
         boot_id=answers["boot"],
         fingerprint=_fingerprint(answers),
+        command_line=answers.get("command line", ""),
     )
 
 
-def _split(output: bytes) -> dict[str, str]:
+def split_answers(output: bytes) -> dict[str, str]:
+    """Part → its lines, escaped: of a program that prints ``@part`` in front of each."""
     answers: dict[str, str] = {}
     for part in re.split(rb"^@", output, flags=re.MULTILINE)[1:]:
         name, _, text = part.partition(b"\n")

@@ -45,6 +45,9 @@ class Loader(ABC):
     included, and after it the machine's next unattended boot is its known-good system.
     """
 
+    delay_s: float = 0.0
+    """How much later than the boot loader what is loaded may start, in seconds."""
+
     @abstractmethod
     def load(self, machine: Machine, load: Load, power: Power, note: Note) -> Mapping[str, str]:
         """Prepare the next power-on, using `power` as needed; the machine may be on or off now and afterwards.

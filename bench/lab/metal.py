@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from bench.errors import UsageError
 from bench.lab.capture import CaptureWriter
+from bench.lab.flash.choose import FirstThatWorks
+from bench.lab.flash.kexec import KexecLoader
+from bench.lab.flash.loader import FlashLoader
+from bench.lab.flash.plan import METHODS
+from bench.lab.flash.reach import SYSTEM_S
 from bench.lab.load import AlreadyLoaded, Load, Loader
+from bench.lab.net.loader import NetLoader
 from bench.lab.power.failure import Failure, PowerError
 from bench.lab.power.switched import SwitchedPower
 from bench.records import LabEventKind, Machine
@@ -24,12 +30,37 @@ FALLS_SILENT_S = 10.0
 
 
 def loader_of(machine: Machine) -> Loader:
-    """The way to load `machine` that its entry prefers. Raises UsageError for ways that are not supported yet."""
+    """The ways to load `machine` that its entry has, the preferred one first. Raises UsageError if it has none."""
     methods = machine.wiring.boot_methods
-    if "loaded" in methods:
-        return AlreadyLoaded()
-    has = ", ".join(methods) or "none"
-    raise UsageError(f"{machine.name}: no way to load it is supported yet (boot_methods: {has}): only loaded is")
+    unknown = [method for method in methods if method not in LOADERS]
+    if unknown or not methods:
+        has = ", ".join(methods) or "none"
+        raise UsageError(f"{machine.name}: boot_methods: {has}: supported are {', '.join(LOADERS)}")
+    loaders = [LOADERS[method](machine) for method in methods]
+    return loaders[0] if len(loaders) == 1 else FirstThatWorks(loaders)
+
+
+def _flash(method: str) -> Callable[[Machine], Loader]:
+    return lambda machine: FlashLoader(METHODS[method], wait_s=system_s(machine))
+
+
+# A row for each value of `boot_methods`.
+LOADERS: Mapping[str, Callable[[Machine], Loader]] = {
+    "loaded": lambda _: AlreadyLoaded(),
+    **{name: _flash(name) for name in METHODS},
+    "pxe": lambda _: NetLoader(),
+    "kexec": lambda machine: KexecLoader(system_s=SYSTEM_S, wait_s=system_s(machine)),
+}
+
+
+def system_s(machine: Machine) -> float:
+    """How long `machine` may take from power-on to its own system's SSH, in seconds."""
+    return post_s(machine) + SYSTEM_S
+
+
+def loaders_of(machine: Machine) -> list[Loader]:
+    """All that may have prepared something on `machine`."""
+    return [LOADERS[method](machine) for method in machine.wiring.boot_methods if method in LOADERS]
 
 
 def post_s(machine: Machine) -> float:

@@ -11,6 +11,8 @@ import binascii
 import logging
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +51,46 @@ class Finished:
     """Its exit code; -1 if a signal ended it."""
     output: bytes
     complaints: bytes
+
+
+class Sftp:
+    """The files of a host, over one channel."""
+
+    def __init__(self, client: paramiko.SFTPClient, component: str) -> None:
+        self._client = client
+        self._component = component
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[SftpFile]:
+        """A new file to write to. Raises LabError if the host refuses."""
+        refused = "cannot be written"
+        try:
+            with self._client.open(path, "wb") as file:
+                file.set_pipelined(True)
+                yield SftpFile(file)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            # What the server says of its disk; a connection that breaks is none of these.
+            if isinstance(error, ConnectionError | EOFError) or "closed" in str(error).lower():
+                raise
+            words = escape(str(error).encode())
+            raise LabError(
+                f"{self._component}: {escape(path.encode())} {refused}: {words}",
+                component=self._component,
+                witness=words,
+            ) from error
+
+
+class SftpFile:
+    """A file that is being written."""
+
+    def __init__(self, file: paramiko.SFTPFile) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> None:
+        """Send the next bytes. Raises OSError, TimeoutError."""
+        self._file.write(data)
 
 
 class Ssh:
@@ -140,6 +182,31 @@ class Ssh:
             words = f"{type(error).__name__}: {error}"
             trouble = "hangs" if "Timeout" in words else "unreachable"
             raise self._failed(f"`{command}`: {words}", trouble, words) from error
+
+    @contextmanager
+    def sftp(self, *, timeout_s: float) -> Iterator[Sftp]:
+        """The machine's files; no single answer may take longer than `timeout_s`. Raises SshError."""
+        try:
+            transport = self._client.get_transport()
+            if transport is None:
+                raise EOFError("the connection is closed")
+            channel = transport.open_session(timeout=timeout_s)
+            try:
+                channel.settimeout(timeout_s)
+                channel.invoke_subsystem("sftp")
+                yield Sftp(paramiko.SFTPClient(channel), self.component)
+                # Dropbear (2022.83) loses the connection if a channel is closed before its program has ended.
+                channel.shutdown_write()
+                deadline = time.monotonic() + timeout_s
+                while not channel.closed and time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+            finally:
+                channel.close()
+        except TimeoutError as error:
+            raise self._failed(f"SFTP: no answer within {timeout_s:g} s", "hangs", str(error)) from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            words = f"{type(error).__name__}: {error}"
+            raise self._failed(f"SFTP: {words}", "unreachable", words) from error
 
     def _attend(self, channel: paramiko.Channel, command: str, deadline: float, timeout_s: float) -> Finished:
         output, complaints = bytearray(), bytearray()

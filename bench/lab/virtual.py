@@ -67,7 +67,7 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
     Expects the initrd as ``script.txt`` in `folder` by the time of power-on. With `witness` QEMU logs
     every exception to ``exceptions.log`` there.
     """
-    with _socket_folder() as sockets:
+    with socket_folder() as sockets:
         path, stub = sockets / "serial", sockets / "gdb"
         command = qemu_command(machine, load, serial_path=path, witness=witness)
         processors = _processors(machine, load, folder)
@@ -107,8 +107,9 @@ def _attach(processors: VirtualProcessors, stub: Path) -> None:
     processors.start()
 
 
-def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bool) -> list[str]:
-    """QEMU's command line for `machine`, to be run in the boot's folder. Raises UsageError if it is not virtual."""
+def machine_options(machine: Machine) -> list[str]:
+    """QEMU with the processor, memory and chipset of `machine` and nothing else. Raises UsageError if it is not
+    virtual."""
     spec = machine.virtual
     if spec is None:
         raise UsageError(f"{machine.name}: not a virtual machine")
@@ -125,16 +126,23 @@ def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bo
     options = "pc,memory-backend=memory,usb=off,vmport=off,hpet=off"
     if machine.memory_bytes >= BIG_MEMORY_BYTES:
         options += ",smbios-entry-point-type=64"
-    command = [
+    return [
         *(PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none"),
         *("-accel", spec.accelerator, "-machine", options, "-cpu", cpu, "-smp", _processors_option(spec)),
         # Not reserved: a page costs nothing until the guest touches it.
         *("-object", f"memory-backend-ram,id=memory,size={machine.memory_bytes},reserve=off"),
         *("-m", f"{machine.memory_bytes >> 20}M"),
+    ]
+
+
+def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bool) -> list[str]:
+    """QEMU's command line for `machine` with `load`, to be run in the boot's folder. Raises UsageError."""
+    command = [
+        *machine_options(machine),
         *("-chardev", f"pipe,id=serial,path={_escape(serial_path)}", "-serial", "chardev:serial"),
         *("-kernel", str(load.kernel.absolute()), "-append", load.command_line),
     ]
-    if spec.firmware == "uefi":
+    if machine.virtual is not None and machine.virtual.firmware == "uefi":
         command += _uefi_options()
     if load.initrd:
         command += ["-initrd", "script.txt" if load.offer is None else INITRD]
@@ -143,8 +151,8 @@ def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bo
     return command
 
 
-def _uefi_options() -> list[str]:
-    """Firmware of UEFI; its variables are forgotten at power-off. Raises LabError if it is not installed."""
+def firmware_files() -> tuple[Path, Path]:
+    """Code of UEFI firmware and the template of its variables. Raises LabError if it is not installed."""
     code, variables = (next((p for p in paths if p.is_file()), None) for paths in UEFI_FILES)
     if code is None or variables is None:
         raise LabError(
@@ -152,6 +160,12 @@ def _uefi_options() -> list[str]:
             component="QEMU",
             witness=f"neither of {', '.join(map(str, UEFI_FILES[0]))}",
         )
+    return code, variables
+
+
+def _uefi_options() -> list[str]:
+    """Firmware of UEFI; its variables are forgotten at power-off."""
+    code, variables = firmware_files()
     return [
         *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
         *("-drive", f"if=pflash,unit=1,format=raw,snapshot=on,file={variables}"),
@@ -173,7 +187,7 @@ def _escape(path: Path) -> str:
 
 
 @contextmanager
-def _socket_folder() -> Iterator[Path]:
+def socket_folder() -> Iterator[Path]:
     """A folder that only we may enter, with a name short enough for a unix socket's address."""
     folder = _make_socket_folder()
     # Held until we end, however we end: whoever finds the folder unlocked may remove it.

@@ -111,14 +111,15 @@ def _read(path: Path) -> BootPlan:
 def expand_boots(plan: BootPlan, machine: Machine, variant: str) -> tuple[KernelBoot, ...] | Skip:
     """The boots of `plan` with a kernel whose handler is `variant`, or the reason why there are none."""
     sizes = [terms.size(text) for text in plan.memory] or [machine.memory_bytes]
-    if machine.virtual is None and plan.memory:
-        return Skip("asks for memory that only a virtual machine can be given")
+    if machine.fixed and (reason := _not_as_it_is(plan, machine)):
+        return Skip(reason)
     if reason := may_not_update(plan, machine):
         return Skip(reason)
     found: list[KernelBoot] = []
     try:
         places: list[int | None] = [*(terms.size(text) for text in plan.kexec)] or [None]
-        choices = product(range(plan.rounds), plan.processors, sizes, plan.pool, places)
+        processors_of = plan.processors[:1] if machine.fixed else plan.processors
+        choices = product(range(plan.rounds), processors_of, sizes, plan.pool, places)
         for _, processors, memory, pool, place in choices:
             fitted = _fitted(plan, machine, processors, memory)
             if reason := unmet(plan.needs, fitted):
@@ -139,8 +140,20 @@ def may_not_update(plan: BootPlan, machine: Machine) -> str:
     return "offers an update, and the inventory does not allow updates on this machine (allow_updates)"
 
 
+def _not_as_it_is(plan: BootPlan, machine: Machine) -> str:
+    """Why a machine that is as it is cannot be booted so; or empty."""
+    if plan.memory:
+        return "asks for memory that only a virtual machine can be given"
+    firmware = machine.virtual.firmware if machine.virtual is not None else machine.wiring.firmware
+    if plan.firmware == "uefi" and firmware == "bios":
+        return "is for UEFI, and the machine starts by a BIOS"
+    if not plan.hypervisor and machine.virtual is not None and "hypervisor=off" not in machine.virtual.properties:
+        return "asks for a processor without the hypervisor bit"
+    return ""
+
+
 def _fitted(plan: BootPlan, machine: Machine, processors: int, memory_bytes: int) -> Machine:
-    if machine.virtual is None:
+    if machine.virtual is None or machine.fixed:
         return machine
     properties = machine.virtual.properties + (() if plan.hypervisor else ("hypervisor=off",))
     virtual = replace(machine.virtual, properties=properties, processors=processors, firmware=plan.firmware)

@@ -8,6 +8,7 @@ from bench.hardware import (
     IpmiSwitch,
     ManualSwitch,
     PduSwitch,
+    ProcessSwitch,
     RedfishSwitch,
     Switch,
     WakeSwitch,
@@ -49,3 +50,5 @@ def _device(switch: Switch, machine: str, answer_s: float, ask: Ask | None) -> D
             return WakeDevice(switch, answer_s=answer_s)
         case ManualSwitch():
             return ManualDevice(switch, machine, ask)
+        case ProcessSwitch():
+            raise UsageError(f"{machine}: a virtual machine exists only while the bench runs it; nothing to switch")

@@ -44,6 +44,7 @@ STOP_OPTIONS = ("-S", "-action", "reboot=shutdown,shutdown=pause")
 class QemuPower(Power):
     """Power of one virtual machine. `command` is QEMU's, without monitor and ``-S``, run in `folder`.
 
+    `at_reset`: QEMU's options for a guest that resets or switches off, and ``-S``; by default both end its run.
     `before_run` is called when QEMU has started and the machine has not run yet, `suspended` (from another thread) when
     the machine has been suspended to memory.
     `changed` is called (from another thread) whenever `incident` has something new to say. QEMU's
@@ -58,6 +59,7 @@ class QemuPower(Power):
         changed: Callable[[], None] = lambda: None,
         before_run: Callable[[], None] = lambda: None,
         suspended: Callable[[], None] = lambda: None,
+        at_reset: Sequence[str] = STOP_OPTIONS,
     ) -> None:
         self._command = tuple(command)
         self._folder = folder
@@ -66,6 +68,7 @@ class QemuPower(Power):
         self.changed = changed
         self._before_run = before_run
         self._suspended = suspended
+        self._at_reset = tuple(at_reset)
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: QMPClient | None = None
         self._incident: Incident | None = None
@@ -99,7 +102,7 @@ class QemuPower(Power):
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()
         monitor = f"socket,id=monitor,fd={theirs.fileno()}"
-        command = [*self._command, *STOP_OPTIONS, "-chardev", monitor, "-mon", "chardev=monitor,mode=control"]
+        command = [*self._command, *self._at_reset, "-chardev", monitor, "-mon", "chardev=monitor,mode=control"]
         wrapper = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid())]
         with theirs, self._stderr.open("ab") as stderr:
             self._process = subprocess.Popen(

@@ -65,6 +65,7 @@
 #define CR4_LA57 0x1000
 #define MSR_EFER 0xc0000080
 #define EFER_LME_BIT 8
+#define EFER_LMA_BIT 10
 #define EFER_NXE_BIT 11
 
 /* Bit numbers of `mend`: the seed's mistakes that may be mended (seed mail of 12 Dec 2012 and what replaced it). */

@@ -5,13 +5,13 @@
  * A boot loader loads this anywhere below 1 MiB, fills in the header and enters at offset 0x200 in real mode. The
  * first 4096 bytes are at the same time boot_params: the header lies where boot_params has it and the code lies
  * behind, so nothing has to be copied. Offsets are from the start of the file.
+ *
+ * The bytes before the header are filled in by the build: what UEFI reads (bench/images/payload_pe.py). They are not
+ * for boot_params.
  */
+#include "../common/boot_params.h"
+
 #define HEADER_END 0x26c
-#define E820_COUNT 0x1e8
-#define E820_MAP 0x2d0
-#define E820_MAX 128
-#define E820_BYTES 20
-#define CODE32_START 0x214
 #define STACK_TOP 0x7ff0
 
 	.section .setup, "awx"
@@ -75,6 +75,12 @@ main:
 	movw %ax, %ss
 	movw $STACK_TOP, %sp
 	sti
+
+	/* What boot_params has before the header: nothing yet. */
+	xorw %di, %di
+	movw $SETUP_HEADER, %cx
+	xorb %al, %al
+	rep stosb
 
 	/* The memory map, as the firmware tells it: 20 bytes each, straight into boot_params. */
 	movw $E820_MAP, %di

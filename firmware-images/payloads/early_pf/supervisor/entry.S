@@ -64,8 +64,13 @@ startup_32:
 	movl %eax, %cr0
 	lretl
 
-	.org 0x1d8
-	/* For the build, which copies it to the header's init_size: bytes of memory from startup_32 on. */
+	.org 0x1d0
+	/* For the build, which copies them into the headers: UEFI's entry, where what is written begins, and the bytes of
+	   memory from startup_32 on. */
+	.long efi_entry - startup_32
+	.long data_start - startup_32
+	.globl supervisor_memory
+supervisor_memory:
 	.quad supervisor_bytes
 
 	.org 0x1e0
@@ -82,6 +87,13 @@ entered_long:
 	cli
 	cld
 	movq %rsi, %r15
+
+	/* Nothing that a loader or firmware has switched on survives: CR4 before CR0, since shadow stacks need WP. */
+	movq %cr4, %rax
+	andl $(CR4_PAE | CR4_LA57), %eax
+	movq %rax, %cr4
+	movl $(CR0_PG | CR0_PE), %eax
+	movq %rax, %cr0
 
 	/* Our own segments, then a clean memory and a stack. */
 	leaq stack_top(%rip), %rsp

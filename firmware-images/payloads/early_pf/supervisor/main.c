@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From the boot loader to `done`. */
+#include "../common/boot_params.h"
 #include "supervisor.h"
 
 #define COM1 0x3f8
-
-/* Offsets in boot_params (Documentation/arch/x86/zero-page.rst). */
-#define EXT_RAMDISK_IMAGE 0xc0
-#define EXT_RAMDISK_SIZE 0xc4
-#define EXT_CMD_LINE_PTR 0xc8
-#define RAMDISK_IMAGE 0x218
-#define RAMDISK_SIZE 0x21c
-#define CMD_LINE_PTR 0x228
 
 struct boot_data boot_data;
 struct uart uart;
@@ -22,7 +15,7 @@ static u64 field(const u8 *boot_params, u32 low, u32 high)
 }
 
 /* The value of `bench.uart=`, or the first port. */
-static u16 uart_base(const char *line)
+u16 uart_base(const char *line)
 {
 	static const char key[] = "bench.uart=0x";
 

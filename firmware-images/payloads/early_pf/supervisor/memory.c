@@ -1,13 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The firmware's memory map. */
+#include "../common/boot_params.h"
 #include "supervisor.h"
-
-/* In boot_params: the number of entries and the entries (Documentation/arch/x86/zero-page.rst). */
-#define E820_COUNT 0x1e8
-#define E820_MAP 0x2d0
-#define E820_BYTES 20
-#define E820_MAX 128
-#define E820_RAM 1
 
 struct e820 {
 	u64 start;

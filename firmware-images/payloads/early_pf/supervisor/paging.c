@@ -53,6 +53,8 @@ void paging_init(void)
 		fill_identity(pmd_low[i], i * GIB);
 	}
 	cr3_write(paging_root(cr4_read() & CR4_LA57 ? 5 : 4));
+	/* Our tables, unlike a loader's, are good without no-execute: now nothing of its EFER needs to stay. */
+	msr_write(MSR_EFER, msr_read(MSR_EFER) & (1u << EFER_LME_BIT | 1u << EFER_LMA_BIT));
 }
 
 /* Maps the GiB around `phys` as it is. What the slot reached before is given up. `phys` is below 2^47. */

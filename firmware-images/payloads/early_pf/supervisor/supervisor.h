@@ -61,6 +61,9 @@ void processor_init(void);
 /* timer.c */
 void timer_init(void);
 
+/* main.c: the value of `bench.uart=`, or the first port. */
+u16 uart_base(const char *line);
+
 /* main.c: why something is refused, as text, and the address in question if there is one. */
 struct complaint {
 	char text[160];

@@ -1,0 +1,171 @@
+"""GRUB: an entry in custom.cfg, started once by next_entry in its environment block.
+
+grub.cfg as grub-mkconfig writes it takes next_entry before saved_entry, clears it and saves that before it starts
+anything, and reads custom.cfg last, so that no number of a default entry shifts. Whether it can save depends on the
+file system, on LVM and on RAID: the proof tells.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from bench.errors import LabError
+from bench.lab.flash import files
+from bench.lab.flash.oneshot import PREFIX, WORD, Arming, Entry, OneShot, done, said
+from bench.lab.flash.system import System
+from bench.lab.ssh import Ssh
+from bench.lab.text import escape
+
+BEGIN, END = b"# bench: begin (removed by the bench after the boot)\n", b"# bench: end\n"
+_BLOCK = re.compile(re.escape(BEGIN) + rb".*?" + re.escape(END), re.DOTALL)
+_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+_LINUX = re.compile(rb"^\s*linux(?:16|efi)?\s+(\S+)(.*)$")
+_INITRD = re.compile(rb"^\s*initrd(?:16|efi)?\s+(.*)$")
+_ENTRY = re.compile(rb"^\s*(?:menuentry|submenu)\s")
+
+
+class Grub(OneShot):
+    """GRUB 2, for BIOS and for UEFI."""
+
+    name = "grub"
+
+    def objections(self, system: System) -> list[str]:
+        """See OneShot."""
+        if not system.grub:
+            return [f"no grub.cfg in {system.boot.mount}: GRUB does not start this machine, or not from there"]
+        wanted = {"next_entry": "knows no next_entry", "save_env next_entry": "does not clear next_entry",
+                  "custom.cfg": "does not read custom.cfg"}  # fmt: skip
+        found = [f"{system.grub}/grub.cfg {lacks}" for word, lacks in wanted.items() if word not in system.grub_has]
+        if "grubenv" not in system.grub_has:
+            found.append(f"{system.grub} has no grubenv: `grub-editenv {system.grub}/grubenv create`")
+        if not _editor(system):
+            found.append("no grub-editenv on the machine")
+        return found
+
+    def image_objections(self, kernel: bytes) -> list[str]:  # noqa: ARG002
+        """GRUB starts whatever speaks Linux's boot protocol."""
+        return []
+
+    def folder(self, system: System) -> tuple[str, int]:
+        """In /boot."""
+        return f"{_boot_folder(system)}/bench", system.boot.free_bytes
+
+    def add(self, ssh: Ssh, system: System, entry: Entry) -> None:
+        """See OneShot."""
+        kernel, initrd = (_as_grub_sees(system, path) for path in (entry.kernel, entry.initrd))
+        self._write(ssh, system, entry, kernel, initrd, _quoted(entry.command_line))
+
+    def add_twin(self, ssh: Ssh, system: System, token: str) -> Entry:
+        """The entry in grub.cfg that has started the running system, with one more word."""
+        path, words, initrd = _running_entry(files.read(ssh, f"{system.grub}/grub.cfg"), system)
+        entry = Entry(token, path, initrd, f"{words} {WORD}{token}".strip())
+        self._write(ssh, system, entry, path, initrd, entry.command_line)
+        return entry
+
+    def _write(self, ssh: Ssh, system: System, entry: Entry, kernel: str, initrd: str, words: str) -> None:
+        before = without_ours(files.read(ssh, _custom(system)))
+        lines = [
+            f"menuentry '{entry.name}' --id {entry.name} {{",
+            f"  search --no-floppy --file --set=root {kernel}",
+            f"  linux {kernel} {words}".rstrip(),
+            *([f"  initrd {initrd}"] if initrd else []),
+            "}",
+        ]
+        files.replace(ssh, _custom(system), before + BEGIN + "\n".join([*lines, ""]).encode() + END)
+
+    def arming(self, ssh: Ssh, system: System, entry: Entry) -> Arming:  # noqa: ARG002
+        """See OneShot."""
+        block = shlex.quote(f"{system.grub}/grubenv")
+        setting = f"next_entry={entry.name}"
+        return Arming(f"{_editor(system)} {block} set {setting} && sync {block} && {_listing(system)}", setting)
+
+    def pending(self, ssh: Ssh, system: System) -> str:
+        """See OneShot."""
+        return said(ssh, _listing(system)).removeprefix("next_entry=")
+
+    def ran(self, ssh: Ssh, system: System, entry: Entry) -> bool:  # noqa: ARG002
+        """See OneShot."""
+        return f"{WORD}{entry.token}" in said(ssh, "cat /proc/cmdline").split()
+
+    def withdraw(self, ssh: Ssh, system: System) -> list[str]:
+        """See OneShot."""
+        removed: list[str] = []
+        if (pending := self.pending(ssh, system)).startswith(PREFIX):
+            block = shlex.quote(f"{system.grub}/grubenv")
+            done(ssh, f"{_editor(system)} {block} unset next_entry && sync {block}", what="unset next_entry")
+            removed.append(f"next_entry={pending}")
+        content = files.read(ssh, _custom(system))
+        if (kept := without_ours(content)) != content:
+            if kept:
+                files.replace(ssh, _custom(system), kept)
+            else:
+                files.remove(ssh, _custom(system))
+            removed.append("entry in custom.cfg")
+        return removed
+
+
+def without_ours(content: bytes) -> bytes:
+    """custom.cfg as it is without the bench."""
+    return _BLOCK.sub(b"", content)
+
+
+def _custom(system: System) -> str:
+    return f"{system.grub}/custom.cfg"
+
+
+def _listing(system: System) -> str:
+    return f"{_editor(system)} {shlex.quote(f'{system.grub}/grubenv')} list | grep '^next_entry=.'"
+
+
+def _editor(system: System) -> str:
+    return next((name for name in ("grub-editenv", "grub2-editenv") if name in system.tools), "")
+
+
+def _boot_folder(system: System) -> str:
+    return system.grub.rpartition("/")[0]
+
+
+def _as_grub_sees(system: System, path: str) -> str:
+    """A path from the root of the file system that it lies on."""
+    mount = system.boot.mount.rstrip("/")
+    return path.removeprefix(mount) if path else ""
+
+
+def _quoted(command_line: str) -> str:
+    """Words of a command line so that GRUB's shell leaves them alone."""
+    words = command_line.split(" ")
+    return " ".join(word if _SAFE.fullmatch(word) or not word else _single(word) for word in words)
+
+
+def _single(word: str) -> str:
+    return "'" + word.replace("'", "'\"'\"'") + "'"
+
+
+def _running_entry(config: bytes, system: System) -> tuple[str, str, str]:
+    """Kernel, words and initrd of the entry in grub.cfg by which the running system was started."""
+    image, _, words = system.command_line.partition(" ")
+    wanted = image.removeprefix("BOOT_IMAGE=").rpartition(")")[2]
+    found = ("", "", "")
+    for line in config.splitlines():
+        if _ENTRY.match(line) and found[0]:
+            break
+        if (match := _LINUX.match(line)) and not found[0]:
+            path, there = escape(match[1]), " ".join(escape(match[2]).split())
+            if path.rpartition(")")[2] == wanted and _plain(there) == _plain(words):
+                found = (path.rpartition(")")[2], escape(match[2]).strip(), "")
+        elif (match := _INITRD.match(line)) and found[0] and not found[2]:
+            found = (found[0], found[1], " ".join(escape(match[1]).split()))
+    if not found[0]:
+        raise LabError(
+            f"GRUB: no entry of {system.grub}/grub.cfg is what has started the running system, {image}: reboot the "
+            "machine into its default first",
+            component="boot loader",
+            witness=system.command_line,
+        )
+    return found
+
+
+def _plain(words: str) -> list[str]:
+    """Words without GRUB's quotes and without what its scripts left empty."""
+    return [word for word in re.sub(r"[\"'\\]", "", words).split() if not word.startswith("$")]

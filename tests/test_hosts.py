@@ -1,0 +1,107 @@
+"""Virtual machines with a disk, as far as it goes without one: inventory, keys, the archive behind the initrd."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import paramiko
+import pytest
+
+from bench.errors import UsageError
+from bench.hosts import with_files
+from bench.images import disk
+from bench.images.disk import KINDS, build_disk
+from bench.images.known_good import KnownGood, _in_order, dropbear_key, keys_archive
+from bench.inventory import load_inventory
+
+ROOT = Path(__file__).resolve().parent.parent
+ENTRY = """\
+name = "box"
+signature = "06-3c-03"
+platform_id = 1
+memory = "1 GiB"
+maxphyaddr = 39
+
+[virtual]
+cpu = "Haswell"
+firmware = "{firmware}"
+
+[virtual.host]
+disk = "{disk}"
+boot_methods = [{methods}]
+"""
+
+
+def lab(folder: Path, **keys: str) -> Path:
+    (folder / "inventory" / "virtual").mkdir(parents=True)
+    (folder / "firmware-images").mkdir()
+    text = ENTRY.format(**{"firmware": "bios", "disk": "bios-grub", "methods": '"grub"', **keys})
+    (folder / "inventory" / "virtual" / "box.toml").write_text(text)
+    return folder
+
+
+def test_a_machine_with_a_disk_is_read(tmp_path: Path) -> None:
+    machine = load_inventory(lab(tmp_path, methods='"kexec", "grub", "pxe"'))["box"]
+    assert machine.virtual is not None and machine.virtual.host is not None
+    assert (machine.virtual.host.disk, machine.virtual.host.boot_methods) == ("bios-grub", ("kexec", "grub", "pxe"))
+    assert machine.virtual.host.files is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"disk": "floppy"}, r"virtual\.host\.disk"),
+        ({"methods": ""}, r"virtual\.host\.boot_methods"),
+        ({"methods": '"bootnext"'}, r"'bootnext' is not what a disk 'bios-grub' has; allowed: grub, kexec, pxe"),
+        ({"disk": "uefi-grub"}, r"virtual\.firmware: 'bios': a disk 'uefi-grub' is for 'uefi'"),
+        ({"disk": "none", "methods": '"grub"'}, "allowed: pxe"),
+    ],
+)
+def test_what_a_disk_cannot_do_is_refused(tmp_path: Path, keys: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load_inventory(lab(tmp_path, **keys))
+
+
+def test_keys_are_made_once_and_are_their_users_alone(tmp_path: Path) -> None:
+    machine = load_inventory(lab(tmp_path, disk="none", methods='"pxe"'))["box"]
+    made = [with_files(machine, ROOT, keys=tmp_path / "keys") for _ in range(2)]
+    assert made[0] == made[1] and made[0].virtual is not None and made[0].virtual.host is not None
+    files = made[0].virtual.host.files
+    assert files is not None and files.disk is None and files.host_key.startswith("ssh-ed25519 ")
+    assert files.key_file.stat().st_mode & 0o777 == 0o600
+    assert paramiko.Ed25519Key.from_private_key_file(str(files.key_file)).get_name() == "ssh-ed25519"
+    assert sorted(p.name for p in (tmp_path / "keys").iterdir()) == ["host", "user"]
+    assert with_files(load_inventory(ROOT)["haswell"], ROOT) == load_inventory(ROOT)["haswell"]
+
+
+def test_a_dropbear_key_is_two_strings() -> None:
+    key = dropbear_key(b"p" * 32, b"q" * 32)
+    assert key == b"\0\0\0\x0bssh-ed25519" + b"\0\0\0\x40" + b"p" * 32 + b"q" * 32
+
+
+@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
+def test_the_keys_archive_is_one_for_cpio() -> None:
+    import subprocess
+
+    archive = keys_archive(host_key=b"secret", authorized_keys=["ssh-ed25519 AAAA me"], more={"etc/x": b"y"})
+    done = subprocess.run(["cpio", "-itv", "--quiet"], input=archive, capture_output=True, check=True)
+    rows = {line.split()[-1]: line.split()[0] for line in done.stdout.decode().splitlines()}
+    assert rows["root/.ssh/authorized_keys"] == rows["etc/x"] == "-rw-------" and rows["root/.ssh"] == "drwx------"
+
+
+def test_modules_load_after_what_they_depend_on() -> None:
+    def module(*depends: str) -> bytes:
+        return b"\x7fELF\0license=GPL\0depends=" + ",".join(depends).encode() + b"\0name=x\0"
+
+    there = {"a": module("b-c", "d"), "b_c": module("d"), "d": module(), "e": module("built_in")}
+    assert _in_order(there, ("a", "e", "absent")) == ["d", "b_c", "a", "e"]
+
+
+def test_missing_programs_are_named_with_their_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = KnownGood(tmp_path, tmp_path, "x")
+    with pytest.raises(UsageError, match=f"no disk 'x'; there are: {', '.join(KINDS)}"):
+        build_disk("x", system, b"", cache=tmp_path)
+    monkeypatch.setattr(disk, "_program", lambda _: None)
+    with pytest.raises(UsageError, match=r"not installed: .*gdisk.*mtools.*\./setup --with-boot"):
+        build_disk("bios-grub", system, b"", cache=tmp_path)
