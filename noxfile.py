@@ -113,6 +113,13 @@ def boot(session: nox.Session) -> None:
     python(session, "pytest", "-m", "boot", *session.posargs)
 
 
+@nox.session(name="bench")
+def benchmark(session: nox.Session) -> None:
+    """Times beside a bare recipe's, in the same session: what the bench adds to loading a machine (--with-boot)."""
+    need(session)
+    python(session, "tests.bench_loading", *session.posargs)
+
+
 @nox.session
 def report(session: nox.Session) -> None:
     """The report in a browser: clicks, filters, theme, accessibility; screenshots in build/report-screenshots."""

@@ -160,6 +160,7 @@ def boot(
         with racked(machine, folder) as (there, its_own):
             chosen = loader or its_own
             return _boot_metal(there.machine, load, folder, info, limits, progress, cancel, chosen, there.power)
+    limits = replace(limits, post_s=max(limits.post_s, virtual.post_s(machine)))
     with virtual.rig(machine, load, folder, witness=witness) as rig:
         script = load.initrd if load.offer is None else load.offer
         capture = CaptureWriter(folder, url=rig.serial_url, info=info, script=script, limit_bytes=limits.max_bytes)

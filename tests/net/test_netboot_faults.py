@@ -174,7 +174,7 @@ def test_a_hostile_client_gets_nothing_and_keeps_nobody_from_booting(tmp_path: P
                 hostile.stdin.close()
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named() -> None:
     with segment(ADDRESSES) as wire, BootServer(NETWORK, wire.place):
         beside = replace(NETWORK, mode=NetworkMode.PROXY)
         with pytest.raises(LabError, match=r"port 8069 of 10\.77\.0\.1 cannot be had: .*[Aa]ddress already in use"):

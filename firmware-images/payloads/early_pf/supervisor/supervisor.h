@@ -61,6 +61,9 @@ void processor_init(void);
 /* timer.c */
 void timer_init(void);
 
+/* main.c: a number of 64 bits of which boot_params has two halves. */
+u64 boot_params_field(const u8 *boot_params, u32 low, u32 high);
+
 /* main.c: the value of `bench.uart=`, or the first port. */
 u16 uart_base(const char *line);
 
