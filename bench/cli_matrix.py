@@ -16,8 +16,8 @@ from bench.terminal import note, say
 
 if TYPE_CHECKING:
     from bench.images.microcode_package import Package
-    from bench.microcode.cases import Case
     from bench.microcode.run import Cell, Result, Subject
+    from bench.microcode.trial import Case
 
 # So many lines at the end, a kernel on a machine each; above that one for each kernel.
 SHOWN = 16

@@ -89,9 +89,12 @@ def _boots(task: Task) -> int:
 
 
 def _updates(task: Task) -> bool:
-    from bench.run import KernelOrder
+    from bench.run import KernelOrder, Order, offers_updates
+    from bench.run import offer as offer_windows
     from bench.run_kernel import offer
 
+    if isinstance(task.order, Order):
+        return task.order.machine.virtual is None and offers_updates(offer_windows(task.order)[0])
     return isinstance(task.order, KernelOrder) and any(each.with_update for each in offer(task.order)[0])
 
 

@@ -332,7 +332,14 @@ class DumpPoint:
     step: int
 
 
-Step = Touch | LoadFinal | DigestPoint | DumpPoint | BootData | PhaseStep
+@dataclass(frozen=True)
+class UpdatePoint:
+    """The machine offers its processor an update of microcode here."""
+
+    step: int
+
+
+Step = Touch | LoadFinal | DigestPoint | DumpPoint | UpdatePoint | BootData | PhaseStep
 
 
 @dataclass(frozen=True)

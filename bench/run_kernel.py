@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.images.microcode_package import find_package
 from bench.images.msr_sites import find_msr_sites
 from bench.images.newest_update import Newest, update_for
-from bench.initrd import early_cpio, user_cpio
+from bench.initrd import early_cpio, init_cpio
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Load, Progress, boot
 from bench.records import Machine, MsrSite, worst
@@ -191,20 +191,20 @@ def _load(order: KernelOrder, each: KernelBoot, script: bytes, newest: Newest | 
     head = early_cpio(script, updates, filler_bytes=each.filler_bytes) if each.with_initrd else b""
     if not tasks:
         return Load(order.kernel.kernel, head, " ".join(words).strip())
-    files = {"init": order.init.read_bytes()}
+    files = {}
     if each.kexec is not None:
         files["kexec/kernel"] = order.kernel.kernel.read_bytes()
         files["kexec/cmdline"] = " ".join(words).strip().encode()
         files["kexec/place"] = b"%x" % each.kexec
         if head:
             files["kexec/initrd"] = head
-    init = [f"bench.init={','.join(tasks)}", "bench.done=init", "console=ttyS0", "rdinit=/init"]
+    init = ["bench.done=init", "console=ttyS0", "rdinit=/init"]
     if each.machine.virtual:
         # On a busy computer the emulated timer is late, and the kernel panics over it.
         init.append("no_timer_check")
     # The kernel looks for the compressed part at a multiple of 4.
     head += bytes(-len(head) % 4)
-    initrd = head + user_cpio(files)
+    initrd = head + init_cpio(order.init.read_bytes(), tasks, files)
     # The loader's search ends at the first byte that is compressed.
     offer = initrd[: len(head) + _SEARCHED_BYTES]
     return Load(order.kernel.kernel, initrd, " ".join([*words, *init]).strip(), offer=offer)

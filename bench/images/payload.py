@@ -22,6 +22,8 @@ from bench.images.payload_pe import FILE_ALIGNMENT, PAGE_BYTES, PayloadLayout, p
 PAYLOADS = Path("firmware-images") / "payloads"
 PAYLOAD = "early_pf"
 KERNEL_NAME = "payload.bin"
+WINDOW_NAME = "window.bin"
+"""The window image, which is a part of it: kept for a look at its code."""
 
 _COMMON_FLAGS = (
     "-std=gnu11", "-O2", "-Wall", "-Wextra", "-ffreestanding", "-fno-stack-protector", "-fcf-protection=none",
@@ -125,6 +127,7 @@ def _build_into(source: Path, folder: Path, compiler: str, image_id: int) -> Non
         finished.mkdir()
         kernel = _join((work / "setup.bin").read_bytes(), (work / "supervisor.bin").read_bytes())
         (finished / KERNEL_NAME).write_bytes(kernel)
+        (finished / WINDOW_NAME).write_bytes((work / "window.bin").read_bytes())
         try:
             finished.rename(folder)
         except OSError:

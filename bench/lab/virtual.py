@@ -23,6 +23,7 @@ from bench.lab.power import Incident, IncidentKind
 from bench.lab.power.qemu import QemuPower
 from bench.lab.virtual_cpu import VirtualProcessors
 from bench.records import Machine, VirtualSpec
+from bench.x86.microcode_processor import Cores, Restart
 from bench.x86.pc_memory import ram_end
 
 PROGRAM = "qemu-system-x86_64"
@@ -75,7 +76,9 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
         power = QemuPower(command, folder)
         if processors is not None:
             command += ["-chardev", f"socket,id=gdb,path={_escape(stub)},server=on,wait=off", "-gdb", "chardev:gdb"]
-            power = QemuPower(command, folder, before_run=lambda: _attach(processors, stub))
+            power = QemuPower(
+                command, folder, before_run=lambda: _attach(processors, stub), suspended=processors.suspended
+            )
             processors.give_up = lambda why: power.note(Incident(IncidentKind.LOST, {"virtual processors": why}))
         try:
             if load.offer is not None:
@@ -94,7 +97,11 @@ def _processors(machine: Machine, load: Load, folder: Path) -> VirtualProcessors
     spec = machine.virtual
     if spec is None or spec.microcode is None or load.msr_sites is None:
         return None
-    return VirtualProcessors(spec.microcode, load.msr_sites, spec.processors, ram_end(machine.memory_bytes), folder)
+    cores = load.cores or Cores(spec.microcode, spec.processors)
+    # QEMU is started anew: whatever a boot before has loaded is gone with the power.
+    cores.restart(Restart.POWER_CYCLE)
+    slide = None if load.may_lie_elsewhere else 0
+    return VirtualProcessors(cores, load.msr_sites, ram_end(machine.memory_bytes), folder, slide=slide)
 
 
 def _attach(processors: VirtualProcessors, stub: Path) -> None:
