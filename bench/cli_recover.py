@@ -26,7 +26,6 @@ def recover(
 
     If its own switch is not enough, its mains are taken away. What even that does not mend, a person has to look at.
     """
-    from bench.lab.metal import loaders_of
     from bench.recovery import recover as bring_back
 
     with at_hand(machine, results, purpose="bench recover", wait=wait, json=json) as here:
@@ -35,7 +34,6 @@ def recover(
             here.health,
             here.folder,
             power=here.power,
-            loaders=loaders_of(here.machine),
             accept_drift=accept_drift,
             told=here.told,
         )

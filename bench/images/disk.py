@@ -31,7 +31,7 @@ from bench.initrd import FOLDER, entry
 RECIPE = 1
 _SECTOR = 512
 _MIB = 1 << 20
-SIZE_BYTES = 256 * _MIB
+SIZE_BYTES = 448 * _MIB
 # First and last sector of the partitions; the ESP of systemd-boot is large enough for kernels.
 _BIOS_BOOT = (34, 2047)
 _ESP = (2048, 34815)
@@ -111,7 +111,7 @@ def build_disk(kind: str, system: KnownGood, keys: bytes, *, cache: Path | None 
     if kind not in KINDS:
         raise UsageError(f"no disk {kind!r}; there are: {', '.join(KINDS)}")
     programs = _require(kind)
-    identity = hash_of({"recipe": RECIPE, "kind": kind, "system": system.identity, "keys": keys.hex(),
+    identity = hash_of({"recipe": RECIPE, "bytes": SIZE_BYTES, "kind": kind, "system": system.identity, "keys": keys.hex(),
                         "texts": [_EARLY_CONFIG, _GRUB_CONFIG, _LOADER_CONFIG, _LOADER_ENTRY, COMMAND_LINE],
                         "loader": [sha256_of(path) for path in programs]})  # fmt: skip
     path = (cache or disks_cache()) / f"{kind}-{identity[:16]}.img"

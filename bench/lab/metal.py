@@ -58,11 +58,6 @@ def system_s(machine: Machine) -> float:
     return post_s(machine) + SYSTEM_S
 
 
-def loaders_of(machine: Machine) -> list[Loader]:
-    """All that may have prepared something on `machine`."""
-    return [LOADERS[method](machine) for method in machine.wiring.boot_methods if method in LOADERS]
-
-
 def post_s(machine: Machine) -> float:
     """How long `machine` may take from power-on to the first record of the trace, in seconds."""
     measured = machine.wiring.time_to_post_s
