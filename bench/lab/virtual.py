@@ -184,7 +184,8 @@ def _uefi_options() -> list[str]:
 
 def _processors_option(spec: VirtualSpec) -> str:
     """Processors, and which of them are siblings where their microcode is played."""
-    siblings = spec.microcode.siblings if spec.microcode else 1
+    # A boot plan may have fewer processors than the inventory: one alone has no sibling.
+    siblings = spec.microcode.siblings if spec.microcode and spec.processors > 1 else 1
     return str(spec.processors) if siblings == 1 else f"{spec.processors},sockets=1,threads={siblings}"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from bench.errors import UsageError
-from bench.sim.ucode_load import jumps, platform_flags, suits
+from bench.sim.ucode_choose import jumps, platform_flags, suits
 from bench.sim.ucode_loaders import Loader
 from bench.sim.ucode_scan import BAD_FORMAT, InitrdReads, Scanned, objection
 from bench.x86.microcode import (

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bench.errors import UsageError
+from bench.sim.ucode_choose import platform_flags, suits
 from bench.sim.ucode_late import PREFIX, LateChoice, LateRules, Running, Walk, asks_for_minimum, choose_late, late_rules
-from bench.sim.ucode_load import EarlyLoad, End, LoadOffer, Write, platform_flags, suits
+from bench.sim.ucode_load import EarlyLoad, End, LoadOffer, Write
 from bench.sim.ucode_loaders import Announcement, Loader
 from bench.x86.microcode import HEADER_BYTES, Update, read_update_loosely
 from bench.x86.microcode_processor import Act, ProcessorRules, Restart, answer
