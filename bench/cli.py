@@ -18,6 +18,7 @@ from bench.cli_images import app as images
 from bench.cli_inventory import check, schema
 from bench.cli_lock import app as lock
 from bench.cli_microcode import app as microcode
+from bench.cli_netboot import app as netboot
 from bench.cli_night import night
 from bench.cli_power import power
 from bench.cli_report import report
@@ -42,6 +43,7 @@ app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
 app.add_typer(microcode, name="microcode")
 app.add_typer(lock, name="lock")
+app.add_typer(netboot, name="netboot")
 app.add_typer(results_app, name="results")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]

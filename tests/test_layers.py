@@ -37,6 +37,7 @@ LAYERS = (
             "cli_microcode",
             "cli_orders",
             "cli_plan",
+            "cli_netboot",
             "cli_night",
             "cli_power",
             "cli_report",
