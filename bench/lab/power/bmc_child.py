@@ -43,8 +43,8 @@ def ipmi(request: Request) -> Answer:
         failure = "busy" if code in (0xC0, 0xC3) else "unreachable" if "timeout" in answer["error"] else "refuses"
         return {"failure": failure, "said": str(answer["error"])}
     if request["do"] in BOOT_NEXT:
-        # 28.13: after version and parameter come the parameter's own bytes. The flag "valid" is not insisted on: OpenIPMI's
-        # simulator does not show it.
+        # 28.13: after version and parameter come the parameter's own bytes. The flag "valid" is not insisted on:
+        # OpenIPMI's simulator does not show it.
         flags, device = answer["data"][2], answer["data"][3] >> 2 & 0xF
         said = f"boot flags {flags:#04x}, device {device:#x}"
         return {"next": "network" if device == 1 else "default" if device == 0 else "another device", "said": said}
