@@ -20,8 +20,9 @@ from bench.images import PayloadImage
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Progress
 from bench.leases import lease
+from bench.microcode.order import run_matrix_order
 from bench.records import Machine, Verdict
-from bench.run import KernelOrder, Order, RunResult, judge_folders
+from bench.run import KernelOrder, MatrixOrder, Order, RunResult, judge_folders
 from bench.run import run as run_order
 from bench.run_kernel import run_kernel
 from bench.store import Store
@@ -34,7 +35,7 @@ LEASE_WAIT_S = 3600.0
 class Task:
     """An order and, for a demonstration, the bug in it."""
 
-    order: Order | KernelOrder
+    order: Order | KernelOrder | MatrixOrder
     bug: Bug | None = None
 
     @property
@@ -96,7 +97,9 @@ def carry_out(
         try:
             order = replace(order, machine=with_files(order.machine, root))
             with _had(order.machine, results, cancel):
-                if isinstance(order, KernelOrder):
+                if isinstance(order, MatrixOrder):
+                    result = run_matrix_order(order, results=results, progress=tell, cancel=cancel)
+                elif isinstance(order, KernelOrder):
                     result = run_kernel(
                         order, results=results, limits=limits, judged=judged, progress=tell, cancel=cancel
                     )

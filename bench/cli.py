@@ -13,14 +13,16 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli_console import console
+from bench.cli_flash import app as flash
 from bench.cli_health import health
 from bench.cli_images import app as images
-from bench.cli_inventory import check, schema
+from bench.cli_inventory import check, discover, schema
 from bench.cli_lock import app as lock
 from bench.cli_microcode import app as microcode
 from bench.cli_netboot import app as netboot
 from bench.cli_night import night
 from bench.cli_power import power
+from bench.cli_recover import recover
 from bench.cli_report import report
 from bench.cli_results import app as results_app
 from bench.cli_run import run
@@ -41,6 +43,7 @@ app = typer.Typer(
 inventory_app = typer.Typer(no_args_is_help=True, help="The machines that the bench knows.")
 app.add_typer(inventory_app, name="inventory")
 app.add_typer(images, name="images")
+app.add_typer(flash, name="flash")
 app.add_typer(microcode, name="microcode")
 app.add_typer(lock, name="lock")
 app.add_typer(netboot, name="netboot")
@@ -326,6 +329,7 @@ def results_pack(
 
 inventory_app.command()(check)
 inventory_app.command()(schema)
+inventory_app.command()(discover)
 app.command()(run)
 app.command()(power)
 app.command()(report)
@@ -333,3 +337,4 @@ app.command()(night)
 app.command()(watch)
 app.command()(console)
 app.command()(health)
+app.command()(recover)

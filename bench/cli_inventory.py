@@ -1,15 +1,21 @@
-"""`bench inventory schema` and `check`."""
+"""`bench inventory schema`, `check` and `discover`."""
 
 from __future__ import annotations
 
 import json as jsons
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.terminal import say
+from bench.terminal import complain, say
+
+if TYPE_CHECKING:
+    from bench.lab.discover import Discovery
+    from bench.lab.discover_serial import Heard
+    from bench.lab.ssh import Ssh
 
 
 class Kind(StrEnum):
@@ -56,3 +62,111 @@ def check(
         doubts = len(found.problems) - len(found.errors)
         say(f"{count} machine{'s' * (count != 1)}, {len(found.errors)} wrong, {doubts} doubtful")
     return 2 if found.errors else 0
+
+
+def discover(
+    host: Annotated[str, typer.Argument(help="Name or address of the machine, whose Linux answers SSH.")],
+    host_key: Annotated[
+        str, typer.Option("--host-key", help="Its host key, type and key; without it the key that it shows is printed.")
+    ] = "",
+    user: Annotated[str, typer.Option(help="Who logs in; only root can read all.")] = "root",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of its SSH server.")] = 22,
+    key_file: Annotated[str, typer.Option("--key-file", help="Private key (default: the agent's).")] = "",
+    name: Annotated[str, typer.Option(help="Of the entry (default: --output's, or the machine's own).")] = "",
+    output: Annotated[Path | None, typer.Option(help="File to write; it must not exist (default: print it).")] = None,
+    probe_serial: Annotated[
+        bool, typer.Option("--probe-serial", help="Send a word out of each of its serial ports, and listen.")
+    ] = False,
+    serial_url: Annotated[
+        list[str] | None, typer.Option("--serial-url", help="Listen here (may be repeated); with --probe-serial.")
+    ] = None,
+    baud: Annotated[int, typer.Option(min=300, max=4_000_000, help="Speed of the probe.")] = 115200,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")] = False,
+) -> int:
+    """Ask a machine over SSH what it is, and write its inventory entry; what it cannot know is marked TODO there."""
+    import re
+
+    from bench.discovered.entry import entry, name_of
+    from bench.errors import UsageError
+    from bench.hardware import SshAccess
+    from bench.inventory.values import NAME_PATTERN
+    from bench.lab.discover import discover as ask
+    from bench.lab.ssh import Ssh
+
+    urls = serial_url or []
+    if bool(urls) != probe_serial:
+        raise UsageError("--probe-serial and --serial-url URL go together: one sends, the other listens")
+    if output is not None and output.exists():
+        raise UsageError(f"{output}: exists already; nothing is overwritten")
+    chosen = name or (output.stem if output is not None else "")
+    if chosen and not re.fullmatch(NAME_PATTERN, chosen):
+        raise UsageError(f"{chosen!r} is no machine's name: lower-case letters, digits and hyphens, at most 41")
+    if not host_key:
+        raise UsageError(_unpinned(host, port))
+    access = SshAccess(host, user, host_key, port, key_file)
+    with Ssh(access) as ssh:
+        found = ask(ssh)
+        heard = _probe(ssh, found, urls, baud) if probe_serial else ()
+    text = entry(
+        found, access, name=chosen or name_of(found.host_name), on=datetime.now(UTC).date(), heard=heard, baud=baud
+    )
+    if output is not None:
+        try:
+            with output.open("x") as file:
+                file.write(text)
+        except OSError as error:
+            raise UsageError(f"{output}: {error.strerror}") from error
+    if json:
+        say(jsons.dumps(_as_json(found, heard, text, output), indent=2))
+    elif output is None:
+        say(text.removesuffix("\n"))
+    else:
+        todo = text.count("TODO")
+        say(f"{output}: {todo} things to fill in or decide (TODO); then bench inventory check")
+    return 0
+
+
+def _unpinned(host: str, port: int) -> str:
+    from bench.lab.discover_key import shown_key
+
+    shown = shown_key(host, port)
+    return (
+        f"{host}: no host key is pinned, so nothing was sent. It shows {shown.fingerprint}: compare that at the "
+        "machine's own console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub, or another type's; ssh-keyscan shows "
+        f"the others), and if it is the same:\n  --host-key '{shown.key}'"
+    )
+
+
+def _probe(ssh: Ssh, found: Discovery, urls: list[str], baud: int) -> tuple[Heard, ...]:
+    from bench.lab.discover_serial import Ears, probe
+
+    with Ears(urls, baud=baud) as ears:
+        heard = probe(ssh, [port.name for port in found.ports], ears, baud=baud)
+        for url, why in ears.lost().items():
+            complain(f"{url}: {why}")
+    return heard
+
+
+def _as_json(found: Discovery, heard: tuple[Heard, ...], text: str, output: Path | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    cpu, methods = asdict(found.processor), found.methods
+    return {
+        "entry": text,
+        "output": str(output) if output else None,
+        "host_name": found.host_name,
+        "processor": cpu,
+        "installed_bytes": found.installed_bytes,
+        "ram": [[span.start, span.stop] for span in found.ram],
+        "names": dict(found.names),
+        "cards": [asdict(card) for card in found.cards],
+        "reached_at": found.reached_at,
+        "firmware": "uefi" if found.system.uefi else "bios",
+        "secure_boot": found.system.secure_boot,
+        "loader": methods.loader,
+        "boot_methods": list(methods.usable),
+        "refused": {name: list(why) for name, why in methods.refused.items()},
+        "in_the_way": list(methods.in_the_way),
+        "ports": [asdict(port) for port in found.ports],
+        "heard": [asdict(one) for one in heard],
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,13 @@ from bench.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.batch import Task
+    from bench.images import KernelImage
     from bench.records import Machine
     from bench.scenarios import BootPlan
 
 # Machines of the inventory that boot kernels when all machines are asked for; with --full, the kernel of every lab run
-# boots on those of the second tag as well.
-TAG, FULL_TAG = "linux", "linux-full"
+# boots on those of the second tag as well; those of the third are there for the boot plans with updates alone.
+TAG, FULL_TAG, UPDATES_TAG = "linux", "linux-full", "linux-updates"
 
 
 def kernel_names(root: Path, *, full: bool) -> list[str]:
@@ -55,11 +56,17 @@ def kernel_tasks(
     usual = kernel_names(root, full=False)
     tasks = []
     for name in names:
-        boxes = _machines(root, machines, every=every, tags=(TAG, FULL_TAG) if full and name in usual else (TAG,))
+        tags = (TAG, UPDATES_TAG, FULL_TAG) if full and name in usual else (TAG, UPDATES_TAG)
+        boxes = _machines(root, machines, every=every, tags=tags)
         base, *series = name.split("+")
         kernel = build_with_progress(root, base, series, quiet=quiet)
         require_bootable(kernel.kernel)
-        tasks += [Task(KernelOrder(box, kernel, chosen, init, witness=witness)) for box in boxes]
+        for box in boxes:
+            these = chosen if plans or machines else _plans_for(box, chosen)
+            if these:
+                tasks.append(Task(KernelOrder(box, kernel, these, init, witness=witness)))
+        if every and not plans and kernel.traced:
+            tasks += _matrix(root, [box for box in boxes if UPDATES_TAG in box.tags], kernel, full=full)
     return tasks
 
 
@@ -70,6 +77,26 @@ def _chosen_plans(known: dict[str, BootPlan], names: Sequence[str], *, full: boo
     if names:
         return [known[name] for name in names]
     return [plan for plan in known.values() if full or plan.set == "hil"]
+
+
+def _matrix(root: Path, boxes: Sequence[Machine], kernel: KernelImage, *, full: bool) -> Iterator[Task]:
+    """Cases of the microcode matrix: with Intel's updates on each machine; made-up ones, which are always there, on the
+    first, or with --full on each."""
+    from bench.batch import Task
+    from bench.microcode.cases import CASES, HIL
+    from bench.run import MatrixOrder
+
+    cases = tuple(each.name for each in CASES) if full else HIL
+    for number, box in enumerate(boxes):
+        yield Task(MatrixOrder(box, kernel, cases, made_up=False, root=root))
+        if full or number == 0:
+            yield Task(MatrixOrder(box, kernel, cases, made_up=True, root=root))
+
+
+def _plans_for(box: Machine, plans: Sequence[BootPlan]) -> tuple[BootPlan, ...]:
+    if UPDATES_TAG not in box.tags:
+        return tuple(plans)
+    return tuple(plan for plan in plans if plan.updates != "none")
 
 
 def _machines(root: Path, names: Sequence[str], *, every: bool, tags: Sequence[str]) -> list[Machine]:

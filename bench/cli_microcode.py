@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli_matrix import matrix
 from bench.errors import FormatError, UsageError
 from bench.terminal import complain, say
 
 if TYPE_CHECKING:
-    from bench.microcode.run import Cell, Result
     from bench.x86.microcode import Update
     from bench.x86.microcode_set import Stored
 
 app = typer.Typer(no_args_is_help=True, help="Intel's microcode updates: files, images, and which one suits.")
+app.command("matrix")(matrix)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
 Paths = Annotated[
@@ -178,8 +179,8 @@ def match(
 
     if (platform_id is None) == (flags is None):
         raise UsageError("give either --platform-id or --flags")
-    mask = platform_flag(platform_id) if platform_id is not None else _number(flags or "", "--flags")
-    above = None if revision is None else _number(revision, "--revision")
+    mask = platform_flag(platform_id) if platform_id is not None else hexadecimal(flags or "", "--flags")
+    above = None if revision is None else hexadecimal(revision, "--revision")
     found = best_match(_sound(paths), _signature(signature), mask, above=above)
     if json:
         say(jsons.dumps(update_row(found) if found else None))
@@ -188,7 +189,8 @@ def match(
     return 0
 
 
-def _number(text: str, option: str) -> int:
+def hexadecimal(text: str, option: str) -> int:
+    """An option's value of up to 32 bits. Raises UsageError."""
     try:
         value = int(text, 16)
     except ValueError:
@@ -203,7 +205,7 @@ def _signature(text: str) -> int:
 
     if "-" in text:
         return parse_model(text)
-    value = _number(text, "--signature")
+    value = hexadecimal(text, "--signature")
     processor(value)
     return value
 
@@ -282,110 +284,3 @@ def build(
     else:
         say(f"{output}: {len(image)} bytes, {len(updates)} updates")
     return 0
-
-
-@app.command("matrix")
-def matrix(
-    machine: Annotated[
-        list[str] | None, typer.Option(help="Virtual machine whose signature and platform are played (repeatable).")
-    ] = None,
-    kernel: Annotated[list[str] | None, typer.Option(help="Kernel image (may be repeated).")] = None,
-    case: Annotated[list[str] | None, typer.Option(help="Case (may be repeated; default: all but the slow).")] = None,
-    slow: Annotated[bool, typer.Option("--slow", help="Also the cases that end by waiting for a silence.")] = False,
-    times: Annotated[int, typer.Option(min=1, help="Boots of each cell.")] = 1,
-    processors: Annotated[int, typer.Option(min=1, max=8, help="Processors, where the case leaves it open.")] = 2,
-    bios: Annotated[str | None, typer.Option(help="BIOS revision in hex (default: one below the newest).")] = None,
-    made_up: Annotated[bool, typer.Option("--made-up", help="Made-up updates in place of Intel's.")] = False,
-    kaslr: Annotated[bool, typer.Option("--kaslr", help="Leave KASLR on.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Boots at a time.")] = 2,
-    results: Annotated[Path | None, typer.Option(help="Where captures and store go (default: results/).")] = None,
-    listing: Annotated[bool, typer.Option("--list", help="Only list the cases.")] = False,
-    json: Json = False,
-) -> int:
-    """Boot kernels with every kind of update and initrd, on virtual processors, and compare with the prediction.
-
-    Virtual: this proves the loader, not the processor. Each boot starts cold. Exit codes: 0 all agree, 1 a kernel
-    differs, 2 wrong use, 3 the lab failed.
-    """
-    from bench.inventory import find_root
-    from bench.microcode.cases import CASES
-    from bench.microcode.run import run_matrix, save
-    from bench.records import Verdict, worst
-    from bench.report.rows import EXIT_CODES
-
-    if listing:
-        for each in CASES:
-            say(jsons.dumps({"case": each.name, "about": each.about}) if json else f"{each.name:18} {each.about}")
-        return 0
-    root = find_root()
-    start = None if bios is None else _number(bios, "--bios")
-    cells = _cells(root, machine or ["skylake-server"], kernel or ["linux-6.1"], case or [], slow, times, processors,
-                   start, made_up)  # fmt: skip
-    where = results or root / "results"
-    outcomes = []
-    for outcome in run_matrix(root, cells, where, jobs=jobs, words="" if kaslr else "nokaslr"):
-        outcomes.append(outcome)
-        _say_result(outcome, json)
-    save(where, outcomes)
-    if not json:
-        for line in _table_of(outcomes):
-            say(line)
-    return EXIT_CODES[worst([outcome.verdict for outcome in outcomes] or [Verdict.SKIP])]
-
-
-def _cells(
-    root: Path, machines: list[str], kernels: list[str], names: list[str], slow: bool, times: int, processors: int,
-    bios: int | None, made_up: bool,
-) -> list[Cell]:  # fmt: skip
-    from bench.images.kernel import build_kernel
-    from bench.images.microcode_package import find_package
-    from bench.inventory import load_inventory
-    from bench.microcode.cases import CASES, SLOW
-    from bench.microcode.run import Cell, ground_of, subject_of
-
-    known = load_inventory(root)
-    if unknown := [name for name in machines if name not in known]:
-        raise UsageError(f"no machine {unknown[0]!r} in the inventory")
-    chosen = [c for c in CASES if c.name in names] if names else [c for c in CASES if slow or c.name not in SLOW]
-    if unknown := sorted(set(names) - {c.name for c in CASES}):
-        raise UsageError(f"no case {unknown[0]!r}; there are: {', '.join(c.name for c in CASES)}")
-    package = None if made_up else find_package()
-    if package is None and not made_up:
-        raise UsageError(
-            "Intel's microcode is not here: get it with `bench microcode fetch`, or take made-up updates with --made-up"
-        )
-    subjects = [subject_of(root, build_kernel(root, name)) for name in kernels]
-    return [
-        Cell(each, name, ground_of(known[name], package, processors=processors, bios=bios), subject, times)
-        for subject in subjects
-        for name in machines
-        for each in chosen
-    ]
-
-
-def _say_result(outcome: Result, json: bool) -> None:
-    where = f"{outcome.subject} {outcome.machine} {outcome.case}"
-    if json:
-        row = {"case": outcome.case, "kernel": outcome.subject, "machine": outcome.machine, "virtual": True}
-        row |= {"verdict": outcome.verdict, "seconds": outcome.seconds, "folder": outcome.folder, "why": outcome.why}
-        row["predicted"] = {"end": outcome.predicted.end, "lines": list(outcome.predicted.lines)}
-        row["differences"] = [vars(d) for d in outcome.differences]
-        say(jsons.dumps(row))
-        return
-    say(f"{outcome.verdict:5} {where:50} {outcome.seconds:6.2f} s  {outcome.why}".rstrip())
-    for d in outcome.differences:
-        say(f"{'':6}{d.field}: predicted {d.predicted}")
-        say(f"{'':6}{'':{len(d.field)}}  observed  {d.observed}")
-
-
-def _table_of(outcomes: list[Result]) -> Iterator[str]:
-    from collections import Counter
-
-    runs = Counter((o.subject, o.machine) for o in outcomes)
-    agreed = Counter((o.subject, o.machine) for o in outcomes if o.verdict == "PASS")
-    for subject, machine in runs:
-        seconds = sum(o.seconds for o in outcomes if (o.subject, o.machine) == (subject, machine))
-        yield (
-            f"{subject} on {machine}: {agreed[subject, machine]} of {runs[subject, machine]} boots as predicted, "
-            f"{seconds / runs[subject, machine]:.2f} s a boot (virtual: the loader, not the processor)"
-        )

@@ -76,9 +76,11 @@ def make_plan(tasks: Sequence[Task], results: Path, jobs: int) -> Plan:
 
 
 def _boots(task: Task) -> int:
-    from bench.run import KernelOrder
+    from bench.run import KernelOrder, MatrixOrder
     from bench.run_kernel import offer
 
+    if isinstance(task.order, MatrixOrder):
+        return len(task.order.cases)
     return len(offer(task.order)[0]) if isinstance(task.order, KernelOrder) else 1
 
 

@@ -173,9 +173,9 @@ class _Run:
 
 
 def _sha256(task: Task, payload: PayloadImage) -> str:
-    from bench.run import KernelOrder
+    from bench.run import Order
 
-    return task.order.kernel.sha256 if isinstance(task.order, KernelOrder) else payload.sha256
+    return payload.sha256 if isinstance(task.order, Order) else task.order.kernel.sha256
 
 
 def _store(results: Path, outcome: Outcome) -> None:

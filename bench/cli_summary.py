@@ -10,21 +10,36 @@ from bench.batch import Outcome
 from bench.describe import printable
 from bench.records import ScenarioResult, Verdict, worst
 from bench.report.rows import scenario_row
+from bench.run import MATRIX
 
 
 def one_line(outcome: Outcome) -> str:
     if outcome.result is None:
         return printable(str(outcome.error))
-    faults = sum(s.predicted + s.replayed for s in outcome.result.scenarios)
+    faults = sum(s.predicted + s.replayed for s in outcome.result.scenarios if not _is_case(s))
     first = next((f for s in outcome.result.scenarios for f in s.findings), None)
     if outcome.verdict is Verdict.SKIP:
         return printable(next((s.reason for s in outcome.result.scenarios), "nothing to do"))
     text = f"{faults} faults equal, {outcome.result.seconds:.1f} s"
+    if cases := [s for s in outcome.result.scenarios if _is_case(s)]:
+        text = f"{_agreed(cases)} boots with microcode as predicted, {outcome.result.seconds:.1f} s"
     if outcome.task.order.witness:
         text += f", {outcome.result.witnessed} exceptions witnessed"
     if outcome.task.bug:
         return f"{'caught' if outcome.verdict is Verdict.PASS else 'NOT CAUGHT'}: bug {outcome.task.bug.number}"
-    return text + (f"; {first.component}: {printable(first.summary)}" if first else "")
+    if first:
+        return f"{text}; {first.component}: {printable(first.summary)}"
+    wrong = next((s for s in cases if s.verdict is not Verdict.PASS), None)
+    return text + (f"; {wrong.scenario}: {printable(wrong.reason)}" if wrong else "")
+
+
+def _is_case(row: ScenarioResult) -> bool:
+    """A case of the microcode matrix: what it counts are boots."""
+    return row.scenario.startswith(MATRIX)
+
+
+def _agreed(cases: Sequence[ScenarioResult]) -> str:
+    return f"{sum(s.predicted for s in cases)} of {sum(s.windows for s in cases)}"
 
 
 def outcome_rows(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
@@ -62,6 +77,7 @@ class _ModelRow:
     digests: int = 0
     verdicts: list[Verdict] = field(default_factory=list)
     caught: list[str] = field(default_factory=list)
+    cases: list[ScenarioResult] = field(default_factory=list)
     virtual: bool = False
 
 
@@ -78,11 +94,14 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
             row.caught.append(f"{outcome.task.bug.number}{'' if outcome.verdict is Verdict.PASS else ' NOT CAUGHT'}")
         elif outcome.result:
             for s in outcome.result.scenarios:
+                if _is_case(s):
+                    row.cases.append(s)
+                    continue
                 row.predicted += s.predicted
                 row.replayed += s.replayed
                 row.resets += s.resets
                 row.digests += s.digests
-    form = "{:9} {:24} {:>4} {:>8} {:>9} {:>8} {:>6} {:>7}  {:12} {:7} {}"
+    form = "{:9} {:24} {:>4} {:>8} {:>9} {:>8} {:>6} {:>7}  {:10}  {:12} {:7} {}"
     yield ""
     heads = (
         "model",
@@ -93,6 +112,7 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
         "replayed",
         "resets",
         "digests",
+        "microcode",
         "bug caught",
         "verdict",
     )
@@ -102,7 +122,16 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
         kind = "virtual: not silicon" if row.virtual else "silicon"
         counts = (row.predicted + row.replayed, row.predicted, row.replayed, row.resets, row.digests)
         caught = ", ".join(row.caught) or "-"
-        yield form.format(model, names[:24], row.boots, *counts, caught, worst(row.verdicts), kind)
+        yield form.format(
+            model,
+            names[:24],
+            row.boots,
+            *counts,
+            _agreed(row.cases) if row.cases else "-",
+            caught,
+            worst(row.verdicts),
+            kind,
+        )
     yield ""
     yield from _not_passed(outcomes)
     total = worst([o.verdict for o in outcomes])

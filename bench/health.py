@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,11 +137,13 @@ def examine(
     *,
     power: SwitchedPower,
     accept_drift: bool = False,
+    visit: Callable[[Ssh], Iterable[Check]] = lambda _: (),
     told: Callable[[Check], None] = lambda _: None,
 ) -> Examination:
     """Switch `machine` off and on, listen, log in, look around, switch it off; captured into `folder`.
 
-    The machine must be ours (`bench.leases`). Raises UsageError for a virtual machine; trouble is a failed check.
+    `visit` is given its known-good system, if that answers. The machine must be ours (`bench.leases`). Raises
+    UsageError for a virtual machine; trouble is a failed check.
     """
     if machine.virtual is not None:
         raise UsageError(f"{machine.name}: a virtual machine is made anew for each run: nothing to examine")
@@ -159,7 +161,7 @@ def examine(
             check("serial port", True, f"{machine.serial_url} opens")
             try:
                 _switched_off(power, check)
-                facts = _known_good(machine, power, capture, check, times)
+                facts = _known_good(machine, power, capture, check, times, visit)
             finally:
                 left = power.off()
                 check("left off", True, left["state"] if "state" in left else left.get("own switch", "off"))
@@ -194,7 +196,12 @@ def _switched_off(power: SwitchedPower, check: _Check) -> None:
 
 
 def _known_good(
-    machine: Machine, power: SwitchedPower, capture: CaptureWriter, check: _Check, times: dict[str, float]
+    machine: Machine,
+    power: SwitchedPower,
+    capture: CaptureWriter,
+    check: _Check,
+    times: dict[str, float],
+    visit: Callable[[Ssh], Iterable[Check]],
 ) -> SystemFacts | None:
     """Boot what the machine boots by itself; what its system says, if it can be asked."""
     capture.await_first()
@@ -213,6 +220,8 @@ def _known_good(
                 with Ssh(access, timeout_s=min(15.0, allowed_s)) as ssh:
                     times["ssh"] = round(time.monotonic() - begun, 1)
                     facts = read_system(ssh)
+                    for one in visit(ssh):
+                        check(one.name, one.ok, one.found)
             except LabError as error:
                 last = error
                 if getattr(error, "trouble", "") == "refuses":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from bench import script as scripts
 from bench.describe import describe_divergence, describe_next
+from bench.early_load import EarlyLoadVerdict, judge_early_load
 from bench.errors import FormatError, UsageError
 from bench.initrd import script_in
 from bench.loading import first_missing
@@ -17,6 +18,7 @@ from bench.outcome import classify
 from bench.parse.trace import TraceLog, parse_trace, replayed
 from bench.reconcile import reconcile
 from bench.records import (
+    KNOWN_GOOD_INSTEAD,
     PAYLOAD,
     Capture,
     Comparison,
@@ -37,6 +39,7 @@ from bench.records import (
 )
 from bench.sim.predict import predict
 from bench.unpatched import UnpatchedVerdict, judge_unpatched
+from bench.updates import Transition
 from bench.wire import START_KERNEL_MAP, Outcome, Phase
 
 # What ended a boot, in the order in which one outranks another.
@@ -70,6 +73,8 @@ class WindowVerdict:
     window: Window | None = None
     prediction: Prediction | None = None
     comparison: Comparison | None = None
+    early: EarlyLoadVerdict | None = None
+    """What a kernel's boot says of microcode."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Judgement:
     """Windows that were not reached because the machine died in an earlier one: worth another boot."""
     notes: tuple[str, ...] = ()
     """What the serial line did, apart from any verdict."""
+    transitions: tuple[Transition, ...] = ()
+    """What came of updates that processors were offered."""
 
 
 def judge(captures: Sequence[Capture]) -> Judgement:
@@ -94,14 +101,19 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     verdicts: dict[int, WindowVerdict] = {}
     pending: set[int] = set()
     notes: list[str] = []
+    loads: list[EarlyLoadVerdict] = []
+    last = 0
     for boot, capture, log in _parts(captures):
         if capture.unpatched is not None:
             found = judge_unpatched(capture)
             verdicts |= _without_trace(boot, capture, found)
             notes += [f"boot {boot}: {note}" for note in found.notes]
             continue
-        judged, unreached = _judge_boot(boot, capture, log)
+        running = loads[-1].runs if loads and boot == last else ()  # a kernel that another one has started
+        judged, unreached = _judge_boot(boot, capture, log, running)
         verdicts |= judged
+        loads += [window.early for window in judged.values() if window.early]
+        last = boot
         pending = (pending | unreached) - judged.keys()
         notes += [f"boot {boot}, bytes {g.span[0]}-{g.span[1]}: {g.why}" for g in log.gaps]
         notes += [] if log.done else [f"boot {boot}: the script did not come to its end"]
@@ -123,6 +135,7 @@ def judge(captures: Sequence[Capture]) -> Judgement:
         windows=windows,
         pending=tuple(sorted(pending)),
         notes=tuple(notes),
+        transitions=tuple(each for load in loads for each in load.transitions),
     )
 
 
@@ -147,14 +160,19 @@ def _parts(captures: Sequence[Capture]) -> Iterator[tuple[int, Capture, TraceLog
         if at is None or not others or not (last and last.stimulus.facts.is_linux and last.observation.complete):
             yield boot, capture, log
             continue
-        names = capture.scenarios
+        names, updates = capture.scenarios, capture.updates
         before = replace(capture, data=capture.data[:at], events=(), scenarios={first: names[first]})
-        after = replace(capture, data=capture.data[at:], scenarios={number: names[number] for number in others})
+        after = replace(
+            capture, data=capture.data[at:], scenarios={number: names[number] for number in others},
+            updates=replace(updates, tasks=()) if updates else None,
+        )  # fmt: skip
         yield boot, before, replace(log, restarted_at=None, done=True, stretches=log.stretches[:-1])
         yield boot, after, parse_trace(after.data, nonce=capture.nonce)
 
 
-def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, WindowVerdict], set[int]]:
+def _judge_boot(
+    boot: int, capture: Capture, log: TraceLog, running: tuple[int, ...]
+) -> tuple[dict[int, WindowVerdict], set[int]]:
     """Verdicts on the windows of one boot, and the numbers of those that its early death left out."""
     asked = _asked(capture)
     offered = [_offered(window, capture) for window in log.windows]
@@ -166,19 +184,37 @@ def _judge_boot(boot: int, capture: Capture, log: TraceLog) -> tuple[dict[int, W
     end = _ending(capture, log)
     for number, window in windows.items():
         verdict, finding = _verdict(window, predictions[number], comparisons[number], end, asked, log)
+        early = judge_early_load(capture, log, window, end, boot=boot, running=running)
+        if early:
+            verdict, finding = _with_early_load(verdict, finding, early, window, comparisons[number])
         name = capture.scenarios.get(number, f"window-{number}")
         out[number] = WindowVerdict(
-            number, name, verdict, boot, finding, window, predictions[number], comparisons[number]
+            number, name, verdict, boot, finding, window, predictions[number], comparisons[number], early
         )
     absent = capture.scenarios.keys() - out.keys()
     if absent and windows and _died(end, log):
         return out, absent
     for number in sorted(absent):
         verdict, finding = (
-            _unopened(number, end, capture) or _not_loaded(number, end, capture, log) or _absent(number, end, log)
+            _instead(number, capture)
+            or _unopened(number, end, capture)
+            or _not_loaded(number, end, capture, log)
+            or _absent(number, end, log)
         )
         out[number] = WindowVerdict(number, capture.scenarios[number], verdict, boot, finding)
     return out, set()
+
+
+def _with_early_load(
+    verdict: Verdict, finding: Finding | None, early: EarlyLoadVerdict, window: Window, comparison: Comparison
+) -> tuple[Verdict, Finding | None]:
+    """A window's verdict with that on microcode. A kernel that ends, as predicted, in a processor's write has ended
+    well."""
+    seen = window.observation
+    if early.dies and not (comparison.divergence or seen.complete or seen.damage):
+        return early.verdict, early.finding
+    order = list(Verdict)
+    return (early.verdict, early.finding) if order.index(early.verdict) < order.index(verdict) else (verdict, finding)
 
 
 def _predict(
@@ -374,6 +410,15 @@ def _unfinished(window: Window, prediction: Prediction, end: LabEvent | None) ->
     component, what = _LAB_COMPONENT[end.kind]
     summary = f"{what}, {end.at_s:.1f} s after the capture was opened; due next: {due}"
     return Verdict.MISS, Finding(component, summary, witness=end.witness, **common)  # type: ignore[arg-type]
+
+
+def _instead(number: int, capture: Capture) -> tuple[Verdict, Finding] | None:
+    """The machine's own system came up, and the window was not opened: the image was not started, or gave up."""
+    for event in capture.events:
+        if event.kind is LabEventKind.LOADING and event.witness.get("step") == KNOWN_GOOD_INSTEAD:
+            summary = "the machine's own system came up instead of the image, or after it had restarted the machine"
+            return Verdict.MISS, Finding("boot loader", summary, window=number, witness=event.witness)
+    return None
 
 
 def _unopened(number: int, end: LabEvent | None, capture: Capture) -> tuple[Verdict, Finding] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.hardware import Wiring
 from bench.linux import Unpatched
+from bench.updates import UpdateOffer
 from bench.wire import Access, Phase
 from bench.x86.microcode_processor import ProcessorRules
 
@@ -121,6 +122,11 @@ class Machine:
     """Power, SSH, network of a machine of metal; empty for a virtual one."""
 
     @property
+    def fixed(self) -> bool:
+        """Whether memory, processors and firmware are what they are: of metal, or a virtual one with a disk."""
+        return self.virtual is None or self.virtual.host is not None
+
+    @property
     def model(self) -> str:
         """All machines of one signature, as in microcode file names: ``06-9e-0a``."""
         family = (self.signature >> 8 & 0xF) + (self.signature >> 20 & 0xFF)
@@ -203,6 +209,8 @@ class Capture:
     """What a kernel without a trace was offered: it is judged by `exceptions`."""
     exceptions: bytes = b""
     """QEMU's log of exceptions, of such a kernel: the part that tells of its early window and of its end."""
+    updates: UpdateOffer | None = None
+    """What the bench knew of the kernel's microcode loader and of the processors: what they say of it is judged."""
 
 
 @dataclass(frozen=True)

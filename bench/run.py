@@ -27,9 +27,11 @@ from bench.parse.trace import parse_trace
 from bench.records import PAYLOAD, Finding, Machine, ScenarioResult, Verdict, worst
 from bench.scenarios import BootPlan, Scenario, Skip, expand
 from bench.script import ScriptWindow, render
-from bench.store import RunRecord
+from bench.store import MicrocodeRow, RunRecord, Transition
 from bench.witness import Testimony, cross_examine, of_the_kernel
 
+MATRIX = "microcode/"
+"""In front of the names of the matrix' cases, where those of scenarios and boot plans stand."""
 # A machine that dies in one window after another is not booted for each of the rest.
 MAX_BOOTS = 4
 
@@ -90,10 +92,39 @@ class KernelOrder:
 
 
 @dataclass(frozen=True)
+class MatrixOrder:
+    """What to run: one virtual machine, one kernel, cases of the microcode matrix."""
+
+    machine: Machine
+    kernel: KernelImage
+    cases: tuple[str, ...]
+    made_up: bool
+    """Made-up updates; otherwise Intel's, without which it is skipped."""
+    root: Path
+    """The project's folder."""
+    witness: bool = False
+
+    @property
+    def image(self) -> str:
+        """Name of the image under test."""
+        return self.kernel.name
+
+    @property
+    def label(self) -> str:
+        """What of the machine's image it is about, in a word."""
+        return f"{self.kernel.name} microcode{' (made up)' if self.made_up else ''}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of what is done, in order."""
+        return tuple(f"{MATRIX}{name}" for name in self.cases)
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What came of an order. `scenarios` has the skipped ones too, in the order's order."""
 
-    order: Order | KernelOrder
+    order: Order | KernelOrder | MatrixOrder
     judgement: Judgement
     scenarios: tuple[ScenarioResult, ...]
     verdict: Verdict
@@ -121,6 +152,10 @@ class RunResult:
             capture=str(self.folder),
             scenarios=self.scenarios,
             details=self.details,
+            microcode=tuple(
+                MicrocodeRow(t.boot, t.processor, t.flags, t.before, t.offered, t.after, Transition(t.outcome))
+                for t in self.judgement.transitions
+            ),
         )
 
 

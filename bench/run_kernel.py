@@ -10,19 +10,24 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.images.microcode_package import find_package
+from bench.images.msr_sites import find_msr_sites
+from bench.images.newest_update import Newest, update_for
 from bench.initrd import early_cpio, user_cpio
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Load, Progress, boot
-from bench.records import Machine, worst
+from bench.records import Machine, MsrSite, worst
 from bench.run import KernelOrder, RunResult, in_order, judge_folders, new_folder, question_witness
 from bench.scenarios import KernelBoot, Skip, expand_boots
 from bench.script import render
 from bench.sim.variants import EARLY_DYNAMIC_PAGE_TABLES
 from bench.unpatched import CONSOLE, describe_boot
+from bench.updates import NOTHING, PLAYED, SILICON, UpdateOffer
+from bench.x86.early_cpio import UCODE_PATH, build
 
 # As much of what is compressed as the microcode loader may look at, and more.
 _SEARCHED_BYTES = 128
@@ -43,12 +48,13 @@ def run_kernel(
     """Carry out one order. Raises LabError or UsageError only if nothing could be started at all."""
     started, clock = datetime.now(UTC), time.monotonic()
     boots, skipped = offer(order)
+    fittings = _fit(order, boots)
     folder = new_folder(results / "captures", started, order.machine.name, order.label)
     captured: list[Path] = []
     window = 0
     for number, each in enumerate(boots, start=1):
         here = folder / f"boot-{number}"
-        _boot(order, each, window, here, limits, progress, cancel)
+        _boot(order, each, fittings, window, here, limits, progress, cancel)
         window += each.windows
         captured.append(here)
         if cancel is not None and cancel.is_set():
@@ -68,6 +74,25 @@ def run_kernel(
         started=started,
         witnessed=witnessed,
         details=order.kernel.details,
+    )
+
+
+@dataclass(frozen=True)
+class _Fittings:
+    """What the boots of an order have in common."""
+
+    sites: tuple[MsrSite, ...] | None
+    """Where the kernel is played to, if the machine's processors take microcode."""
+    newest: Newest | None
+    """The update of the boots that have one."""
+
+
+def _fit(order: KernelOrder, boots: Sequence[KernelBoot]) -> _Fittings:
+    played = order.machine.virtual is not None and order.machine.virtual.microcode is not None
+    updating = any(each.with_update for each in boots)
+    return _Fittings(
+        find_msr_sites(order.kernel.folder) if played else None,
+        update_for(order.machine, find_package()) if updating else None,
     )
 
 
@@ -108,6 +133,7 @@ def patience(machine: Machine, limits: Limits) -> Limits:
 def _boot(
     order: KernelOrder,
     each: KernelBoot,
+    fittings: _Fittings,
     number: int,
     folder: Path,
     limits: Limits,
@@ -127,8 +153,13 @@ def _boot(
         "kernel_sha256": order.kernel.sha256,
         "command_line": each.command_line,
     }
+    newest = fittings.newest if each.with_update else None
+    if order.kernel.traced:
+        meta["updates"] = _update_offer(order, each).as_json()
+    if newest:
+        meta["update"] = {"revision": f"{newest.revision:#010x}", "source": newest.source}
     script = render((each.script,), nonce=nonce) if each.script else b""
-    load = _load(order, each, script, nonce)
+    load = replace(_load(order, each, script, newest, nonce), msr_sites=fittings.sites)
     if not order.kernel.traced:
         load = replace(load, command_line=f"{CONSOLE} {load.command_line}")
         told = describe_boot(order.kernel, machine, load.command_line, load.initrd, handler_of(order.kernel.release))
@@ -137,11 +168,23 @@ def _boot(
     boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)
 
 
-def _load(order: KernelOrder, each: KernelBoot, script: bytes, nonce: int) -> Load:
+def _update_offer(order: KernelOrder, each: KernelBoot) -> UpdateOffer:
+    virtual = each.machine.virtual
+    rules = virtual.microcode if virtual else None
+    takes = SILICON if virtual is None else (PLAYED if rules else NOTHING)
+    return UpdateOffer(order.kernel.release, virtual.processors if virtual else None, takes, rules, _tasks(each))
+
+
+def _tasks(each: KernelBoot) -> tuple[str, ...]:
+    return (*each.init, *(["kexec"] if each.kexec is not None else []))
+
+
+def _load(order: KernelOrder, each: KernelBoot, script: bytes, newest: Newest | None, nonce: int) -> Load:
     """Kernel, command line and initrd; behind the initrd's head, which the model is shown, what init needs."""
     words = [each.command_line, *(["bench.script"] if script else []), f"bench.nonce={nonce:x}"]
-    tasks = [*each.init, *(["kexec"] if each.kexec is not None else [])]
-    head = early_cpio(script, filler_bytes=each.filler_bytes) if each.with_initrd else b""
+    tasks = _tasks(each)
+    updates = build({UCODE_PATH: newest.data}) if newest else b""
+    head = early_cpio(script, updates, filler_bytes=each.filler_bytes) if each.with_initrd else b""
     if not tasks:
         return Load(order.kernel.kernel, head, " ".join(words).strip())
     files = {"init": order.init.read_bytes()}

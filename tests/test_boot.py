@@ -232,8 +232,8 @@ class TestMetal:
 
     def test_a_way_to_load_that_is_not_there_yet_is_named(self, tmp_path: Path) -> None:
         power = PowerSpec(CommandSwitch(Cuts.AC, on=("true",), off=("true",)))
-        with pytest.raises(UsageError, match=r"nuc: no way to load it is supported yet \(boot_methods: grub, pxe\)"):
-            self.boot(tmp_path, self.machine(power=power, boot_methods=("grub", "pxe")))
+        with pytest.raises(UsageError, match="nuc: boot_methods: grub, floppy: supported are loaded, grub"):
+            self.boot(tmp_path, self.machine(power=power, boot_methods=("grub", "floppy")))
 
     def test_a_machine_of_metal_has_no_second_witness(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="it has none here"):

@@ -75,6 +75,23 @@ def test_what_only_a_virtual_machine_can_be_given_is_not_asked_of_metal(tmp_path
     assert isinstance(expand_boots(plan(tmp_path, 'memory = ["1 GiB"]'), metal, "v6.1"), Skip)
 
 
+def test_a_machine_with_a_disk_is_booted_as_it_is(tmp_path: Path) -> None:
+    bios, uefi = MACHINES["host-bios-grub"], MACHINES["host-uefi-grub"]
+    made = plan(tmp_path, "processors = [1, 4]")
+    for machine in (bios, uefi):
+        (boot,) = boots(made, machine)
+        assert boot.machine == machine
+    refused = {
+        'memory = ["1 GiB"]': "memory",
+        'firmware = "uefi"': "starts by a BIOS",
+        "hypervisor = false": "hypervisor",
+    }
+    for text, said in refused.items():
+        found = expand_boots(plan(tmp_path / said.split()[-1], text), bios, "v6.1")
+        assert isinstance(found, Skip) and said in found.reason
+    assert boots(plan(tmp_path / "uefi", 'firmware = "uefi"'), uefi)[0].machine == uefi
+
+
 def test_needs_are_held_against_the_memory_that_the_plan_gives(tmp_path: Path) -> None:
     made = plan(tmp_path, 'memory = ["1 GiB"]\n[needs]\nmemory = "4 GiB"')
     reason = expand_boots(made, MACHINES["skylake-server"], "v6.1")

@@ -81,7 +81,7 @@ def test_a_dropbear_key_is_two_strings() -> None:
 
 
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
-def test_the_keys_archive_is_one_for_cpio(tmp_path: Path) -> None:
+def test_the_keys_archive_is_one_for_cpio() -> None:
     import subprocess
 
     archive = keys_archive(host_key=b"secret", authorized_keys=["ssh-ed25519 AAAA me"], more={"etc/x": b"y"})

@@ -11,7 +11,8 @@ import pytest
 
 from bench.microcode.cases import CASES, SLOW, Ground, case
 from bench.microcode.observe import Observed, Write, compare, observe
-from bench.microcode.run import Result, Subject, initrd_of, offer_of, save
+from bench.microcode.run import Result, Subject, initrd_of, offer_of
+from bench.microcode.saved import save
 from bench.records import Capture, LabEvent, LabEventKind, Verdict
 from bench.sim.ucode_load import EarlyLoad, predict_early
 from bench.sim.ucode_loaders import loader

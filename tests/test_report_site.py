@@ -13,10 +13,13 @@ from urllib.parse import unquote
 import pytest
 
 from bench.cli_report import build_report
+from bench.images.microcode_package import Package
 from bench.report.site import Built
 from bench.report.site.microcode import wilson
+from bench.report.site.newest import newest_known
 from bench.report.site.render import slug
 from bench.store import Store
+from bench.x86.microcode_build import build_update
 from tests.report_lab import make_results
 
 pytestmark = pytest.mark.slow
@@ -239,3 +242,18 @@ def test_names_of_files_are_plain_and_never_the_same() -> None:
 def test_the_interval_is_wilsons(k: int, n: int, low: float, high: float) -> None:
     """The last row is the example of Newcombe 1998, Statistics in Medicine 17, table I."""
     assert wilson(k, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_newest_known_microcode_is_that_of_intels_files_for_the_flags(tmp_path: Path) -> None:
+    folder = tmp_path / "1.2" / "intel-ucode"
+    folder.mkdir(parents=True)
+    updates = [
+        build_update(signature=0x306C3, platform_flags=flags, revision=revision, date=0x03062023, data=bytes(2000))
+        for flags, revision in ((0x2, 0x27), (0x2, 0x28), (0x10, 0x30))
+    ]
+    (folder / "06-3c-03").write_bytes(b"".join(updates))
+    package = Package(tmp_path / "1.2", "1.2")
+    assert newest_known(package, "06-3c-03", 0x306C3, 0x2) == "0x00000028 of 2023-03-06, in Intel's files of 1.2"
+    assert newest_known(package, "06-3c-03", 0x306C3, 0x1) == "none in Intel's files of 1.2"
+    assert newest_known(package, "06-55-04", 0x50654, 0x1) == "none in Intel's files of 1.2"
+    assert newest_known(None, "06-3c-03", 0x306C3, 0x2) == ""

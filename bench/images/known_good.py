@@ -244,8 +244,9 @@ APPLETS = (
     "ash", "awk", "base64", "basename", "blkid", "cat", "chattr", "chmod", "cmp", "cp", "cut", "date", "dd", "df",
     "dirname", "dmesg", "du", "echo", "env", "expr", "false", "find", "free", "grep", "head", "hexdump", "hostname",
     "hwclock", "id", "ifconfig", "insmod", "ip", "kill", "ln", "ls", "lsattr", "lsmod", "md5sum", "mkdir", "mkfifo",
-    "mknod", "mktemp", "mount", "mountpoint", "mv", "nc", "nproc", "od", "ping", "printf", "ps", "pwd", "readlink",
-    "realpath", "reset", "rm", "rmdir", "rmmod", "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "stty",
-    "sync", "tail", "tar", "tee", "test", "timeout", "touch", "tr", "true", "tty", "udhcpc", "umount", "uname", "uniq",
-    "uptime", "usleep", "wc", "wget", "which", "xargs", "xxd", "poweroff", "reboot", "halt",
+    "mknod", "mktemp", "mount", "mountpoint", "mv", "nc", "nproc", "od", "paste", "ping", "printf", "ps", "pwd",
+    "readlink", "realpath", "reset", "rm", "rmdir", "rmmod", "sed", "seq", "sh", "sha256sum", "sleep", "sort",
+    "stat", "stty", "sync", "tail", "tar", "tee", "test", "timeout", "touch", "tr", "true", "tty", "udhcpc",
+    "umount", "uname", "uniq", "uptime", "usleep", "wc", "wget", "which", "xargs", "xxd", "poweroff", "reboot",
+    "halt",
 )  # fmt: skip

@@ -17,6 +17,7 @@ from bench.x86 import signature as signatures
 
 UNITS = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 STRICT = ConfigDict(extra="forbid", strict=True)
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,40}$"
 # How the bench can reach a serial line; what comes behind is pyserial's or `bench.lab.urls`'.
 SERIAL_SCHEMES = ("rfc2217", "socket", "ipmi-sol")
 
@@ -107,7 +108,7 @@ def _command(value: list[str]) -> list[str]:
     return value
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Memory = Annotated[
     int,
     BeforeValidator(memory_bytes),

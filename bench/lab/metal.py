@@ -7,14 +7,11 @@ from contextlib import contextmanager
 
 from bench.errors import UsageError
 from bench.lab.capture import CaptureWriter
-from bench.lab.flash.bootnext import BootNext
 from bench.lab.flash.choose import FirstThatWorks
-from bench.lab.flash.grub import Grub
 from bench.lab.flash.kexec import KexecLoader
 from bench.lab.flash.loader import FlashLoader
-from bench.lab.flash.oneshot import OneShot
+from bench.lab.flash.plan import METHODS
 from bench.lab.flash.reach import SYSTEM_S
-from bench.lab.flash.systemd_boot import SystemdBoot
 from bench.lab.load import AlreadyLoaded, Load, Loader
 from bench.lab.net.loader import NetLoader
 from bench.lab.power.failure import Failure, PowerError
@@ -43,16 +40,14 @@ def loader_of(machine: Machine) -> Loader:
     return loaders[0] if len(loaders) == 1 else FirstThatWorks(loaders)
 
 
-def _flash(method: OneShot) -> Callable[[Machine], Loader]:
-    return lambda machine: FlashLoader(method, wait_s=system_s(machine))
+def _flash(method: str) -> Callable[[Machine], Loader]:
+    return lambda machine: FlashLoader(METHODS[method], wait_s=system_s(machine))
 
 
 # A row for each value of `boot_methods`.
 LOADERS: Mapping[str, Callable[[Machine], Loader]] = {
     "loaded": lambda _: AlreadyLoaded(),
-    "grub": _flash(Grub()),
-    "systemd-boot": _flash(SystemdBoot()),
-    "bootnext": _flash(BootNext()),
+    **{name: _flash(name) for name in METHODS},
     "pxe": lambda _: NetLoader(),
     "kexec": lambda machine: KexecLoader(system_s=SYSTEM_S, wait_s=system_s(machine)),
 }
@@ -61,6 +56,11 @@ LOADERS: Mapping[str, Callable[[Machine], Loader]] = {
 def system_s(machine: Machine) -> float:
     """How long `machine` may take from power-on to its own system's SSH, in seconds."""
     return post_s(machine) + SYSTEM_S
+
+
+def loaders_of(machine: Machine) -> list[Loader]:
+    """All that may have prepared something on `machine`."""
+    return [AlreadyLoaded()] if "loaded" in machine.wiring.boot_methods else []
 
 
 def post_s(machine: Machine) -> float:

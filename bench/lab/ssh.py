@@ -195,6 +195,11 @@ class Ssh:
                 channel.settimeout(timeout_s)
                 channel.invoke_subsystem("sftp")
                 yield Sftp(paramiko.SFTPClient(channel), self.component)
+                # Dropbear (2022.83) loses the connection if a channel is closed before its program has ended.
+                channel.shutdown_write()
+                deadline = time.monotonic() + timeout_s
+                while not channel.closed and time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
             finally:
                 channel.close()
         except TimeoutError as error:

@@ -258,6 +258,14 @@ SLOW = frozenset({"first-hangs", "other-hangs"})
 """Cases that end by waiting for a silence."""
 
 
+HIL = (
+    "newest", "already-newest", "older-in-file", "two-revisions", "wrong-signature", "wrong-flags", "no-flags",
+    "by-table", "table-then-own", "bad-checksum", "bad-row", "short-tail", "misaligned", "prefix-trap", "no-file",
+    "compressed-first", "hypervisor", "switched-off", "refused", "other-resets",
+)  # fmt: skip
+"""The cases of every lab run; the others are in the long ones."""
+
+
 def case(name: str) -> Case | None:
     """A case by its name."""
     return next((each for each in CASES if each.name == name), None)

@@ -9,23 +9,20 @@ that is as predicted is believed. Only if all readings are the same is a differe
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from bench.parse.kernel import read_kernel_log
 from bench.parse.kernel_microcode import Microcode
+from bench.parse.microcode_said import console_lines, cpuinfo_readings, logged_lines
+from bench.parse.trace import parse_trace
 from bench.records import Capture, LabEventKind
 from bench.sim.ucode_load import EarlyLoad, End
+from bench.updates import Search
 
 LOG_WORDS = ("microcode", "MAX_CPIO_FILE_NAME")
-_INIT = b"bench-init: "
-_LOG = b"log: "
-_STAMP = re.compile(rb"^(?:\[ *\d+\.\d+\] )?")
-_OURS = re.compile(rb"microcode: |CPU\d+ microcode updated early|File \S+ exceeding MAX_CPIO_FILE_NAME")
-_CPUINFO = re.compile(rb"^(processor|microcode)\s*: (\S+)\s*$")
 _PANIC = b"Kernel panic - not syncing"
 _SHOWN_PARTS = 8
 _Reading = TypeVar("_Reading")
@@ -52,6 +49,10 @@ class Observed:
     writes: tuple[Write, ...]
     end: str
     """``boots``, ``reset``, ``hang``, ``panic``, or what else ended the boot."""
+    searches: tuple[Search, ...] | None = None
+    """The trace's ``ucode`` records; None: the kernel has no trace."""
+    torn: str = ""
+    """Where records of the trace are missing."""
 
 
 @dataclass(frozen=True)
@@ -65,47 +66,14 @@ class Difference:
 
 def observe(capture: Capture, record: Path) -> Observed:
     """Read a capture, and the record of its virtual processors (absent if nothing was written)."""
-    parts = capture.data.split(_INIT)
-    lines = [tuple(_lines(parts[0]))]
-    lines += [tuple(_lines(_logged(parts[1])))] if len(parts) > 1 else []
-    shown = [dict(_cpuinfo(part)) for part in (parts[:1] + parts[2:3])] if len(parts) > 1 else []
-    return Observed(tuple(lines), tuple(shown), tuple(_writes(record)), _end(capture))
-
-
-def _logged(part: bytes) -> bytes:
-    return b"\n".join(line.removeprefix(_LOG) for line in part.split(b"\n") if line.startswith(_LOG))
-
-
-def _lines(data: bytes) -> Iterator[str]:
-    for line in data.split(b"\n"):
-        text = line.strip(b"\r")
-        stamp = _STAMP.match(text)
-        text = text[stamp.end() if stamp else 0 :]
-        if _OURS.match(text):
-            yield text.decode("ascii", "backslashreplace")
-
-
-def _cpuinfo(data: bytes) -> Iterator[tuple[int, int]]:
-    """/proc/cpuinfo: a processor without a revision has no line of it, which stands for 0."""
-    processor, revision = None, 0
-    for line in data.split(b"\n"):
-        match = _CPUINFO.match(line.strip(b"\r"))
-        if match and match[1] == b"processor":
-            if processor is not None:
-                yield processor, revision
-            processor, revision = _number(match[2], 10), 0
-        elif match and processor is not None:
-            revision = _number(match[2], 16)
-    if processor is not None:
-        yield processor, revision
-
-
-def _number(digits: bytes, base: int) -> int:
-    """-1 for what is no number: nothing is predicted to be that."""
-    try:
-        return int(digits, base)
-    except ValueError:
-        return -1
+    logged = logged_lines(capture.data)
+    lines = (console_lines(capture.data), *([] if logged is None else [logged]))
+    log = parse_trace(capture.data, nonce=capture.nonce)
+    return Observed(
+        lines, cpuinfo_readings(capture.data), tuple(_writes(record)), _end(capture),
+        tuple(replace(search, seq=None, span=None) for search in log.searches) if log.windows else None,
+        log.gaps[0].why if log.gaps else "",
+    )  # fmt: skip
 
 
 def _writes(record: Path) -> Iterator[Write]:
@@ -156,6 +124,12 @@ def compare(predicted: EarlyLoad, observed: Observed) -> tuple[list[Difference],
     # From 6.5 on the others start side by side: theirs may come in any order.
     hold("first write", expected[:1], [seen[:1]])
     hold("writes", sorted(expected, key=_by_processor), [sorted(seen, key=_by_processor)])
+    if observed.searches is not None:
+        due, came = sorted(predicted.searches, key=_by_processor), sorted(observed.searches, key=_by_processor)
+        if due != came and observed.torn and set(came) < set(due):
+            damage.append(f"trace: {observed.torn}")
+        else:
+            hold("trace", due, [came])
     return found, "; ".join(damage)
 
 
@@ -169,8 +143,8 @@ def _understood(lines: Sequence[str]) -> int:
     return sum(isinstance(thing, Microcode) for thing in read)
 
 
-def _by_processor(write: Write) -> int:
-    return write.processor
+def _by_processor(one: Write | Search) -> int:
+    return one.processor
 
 
 def _text(value: object) -> str:

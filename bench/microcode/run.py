@@ -16,20 +16,17 @@ from bench.images.guest_init import build_init, init_archive
 from bench.images.kernel_image import KernelImage
 from bench.images.microcode_package import Package
 from bench.images.msr_sites import find_msr_sites
+from bench.images.newest_update import intels_newest, made_up
 from bench.inventory import load_inventory
-from bench.lab.boot import Limits, Load, boot
+from bench.lab.boot import Limits, Load, Progress, boot
 from bench.lab.virtual_cpu import RECORD
 from bench.microcode.cases import Case, Ground, Trial
 from bench.microcode.observe import LOG_WORDS, Difference, Observed, compare, observe
 from bench.parse.capture_file import read_captures
-from bench.records import Machine, MsrSite, ScenarioResult, Verdict, worst
+from bench.records import Machine, MsrSite, Verdict
 from bench.sim.ucode_load import EarlyLoad, LoadOffer, predict_early
 from bench.sim.ucode_loaders import Loader, loader_of
-from bench.store import RunRecord, Store
 from bench.wire import encode
-from bench.x86.microcode_build import build_update
-from bench.x86.microcode_set import best_match, stored_updates
-from bench.x86.signature import platform_flag
 
 # A kernel that looks whether the timer ticks gives up on an emulated one that a loaded computer holds up.
 COMMAND_LINE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 no_timer_check"
@@ -41,7 +38,6 @@ _STEPS = (
     "show /proc/cpuinfo", "say bench-init: the kernel's log", f"log {' '.join(LOG_WORDS)}",
     "say bench-init: again", "show /proc/cpuinfo",
 )  # fmt: skip
-_MADE_UP_REVISION = 0x100
 
 
 @dataclass(frozen=True)
@@ -80,6 +76,8 @@ class Result:
     seconds: float
     folder: str
     why: str = ""
+    flags: int = 0
+    """Platform flags of its processors."""
 
 
 def subject_of(root: Path, image: KernelImage) -> Subject:
@@ -95,26 +93,15 @@ def ground_of(machine: Machine, package: Package | None, *, processors: int = 2,
 
     Raises UsageError if the package has none.
     """
-    if package is None:
-        made = build_update(
-            signature=machine.signature, platform_flags=platform_flag(machine.platform_id),
-            revision=_MADE_UP_REVISION, date=0x03062023, data=bytes(2000),
-        )  # fmt: skip
-        return Ground(machine.signature, machine.platform_id, made, processors, bios)
-    updates = list(stored_updates(package.file(machine.model)))
-    best = best_match(updates, machine.signature, platform_flag(machine.platform_id))
-    if best is None:
-        raise UsageError(
-            f"{machine.name}: Intel's file for {machine.model} has no update for platform id {machine.platform_id}"
-        )
-    return Ground(machine.signature, machine.platform_id, best.data, processors, bios)
+    newest = intels_newest(machine, package) if package else made_up(machine)
+    return Ground(machine.signature, machine.platform_id, newest.data, processors, bios)
 
 
-def machine_of(root: Path, name: str, trial: Trial) -> Machine:
-    """The inventory's machine as a case wants it: small, and with the trial's processors."""
-    found = load_inventory(root).get(name)
+def machine_of(root: Path, wanted: str | Machine, trial: Trial) -> Machine:
+    """A machine, or the inventory's of that name, as a case wants it: small, and with the trial's processors."""
+    found = load_inventory(root).get(wanted) if isinstance(wanted, str) else wanted
     if found is None or found.virtual is None:
-        raise UsageError(f"{name}: not a virtual machine of the inventory; `bench inventory list` names them")
+        raise UsageError(f"{wanted}: not a virtual machine of the inventory; `bench inventory list` names them")
     properties = tuple(p for p in found.virtual.properties if not p.startswith("hypervisor="))
     if not trial.hypervisor:
         properties += ("hypervisor=off",)
@@ -137,7 +124,7 @@ def offer_of(trial: Trial, initrd: bytes, command_line: str) -> LoadOffer:
 def run_case(
     root: Path,
     case: Case,
-    machine_name: str,
+    wanted: str | Machine,
     ground: Ground,
     subject: Subject,
     folder: Path,
@@ -145,10 +132,13 @@ def run_case(
     words: str = "nokaslr",
     limits: Limits = LIMITS,
     cancel: threading.Event | None = None,
+    name: str = "",
+    progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """One boot into `folder`. Trouble of the lab's own becomes a MISS; UsageError is raised."""
+    """One boot into `folder`; `name`: what the machine is called in the result. Trouble of the lab's own becomes a
+    MISS; UsageError is raised."""
     trial = case.make(ground)
-    machine = machine_of(root, machine_name, trial)
+    machine = machine_of(root, wanted, trial)
     command_line = " ".join(part for part in (COMMAND_LINE, subject.words, words, trial.words) if part)
     initrd = initrd_of(trial, subject)
     predicted = predict_early(subject.loader, trial.rules, offer_of(trial, initrd, command_line))
@@ -161,13 +151,13 @@ def run_case(
     def result(verdict: Verdict, seen: Observed | None, found: Sequence[Difference], why: str = "") -> Result:
         seconds = round(time.monotonic() - began, 2)
         return Result(
-            case.name, subject.name, subject.sha256, machine.name, machine.model, machine.signature, verdict,
-            predicted, seen, tuple(found), seconds, str(folder), why,
+            case.name, subject.name, subject.sha256, name or machine.name, machine.model, machine.signature, verdict,
+            predicted, seen, tuple(found), seconds, str(folder), why, trial.rules.platform_flags,
         )  # fmt: skip
 
     try:
         load = Load(subject.kernel, initrd, command_line, msr_sites=subject.sites)
-        boot(machine, load, folder, meta=meta, limits=limits, cancel=cancel)
+        boot(machine, load, folder, meta=meta, limits=limits, cancel=cancel, progress=progress)
     except LabError as error:
         return result(Verdict.MISS, None, (), f"{error.component}: {error}")
     (capture,) = read_captures(folder)
@@ -185,10 +175,20 @@ class Cell:
     """One cell of the matrix, to be run `times` times."""
 
     case: Case
-    machine: str
+    machine: Machine
     ground: Ground
     subject: Subject
     times: int = 1
+
+    @property
+    def name(self) -> str:
+        """Of the machine, and of the BIOS's revision if the ground has one of its own."""
+        return self.machine.name if self.ground.bios is None else f"{self.machine.name}-b{self.ground.bios:x}"
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from others in the store: the kernel's hash, its name, and the case's."""
+        return self.subject.sha256, self.name, self.case.name
 
 
 def run_matrix(
@@ -209,11 +209,11 @@ def run_matrix(
         futures = []
         for at, (cell, number) in enumerate(orders):
             kernel = cell.subject.name.replace("/", "_")
-            folder = base / f"{at + 1:04d}-{kernel}-{cell.machine}-{cell.case.name}-{number + 1}"
+            folder = base / f"{kernel}-{cell.name}" / f"{at + 1:05d}-{cell.case.name}-{number + 1}"
             futures.append(
                 pool.submit(
                     run_case, root, cell.case, cell.machine, cell.ground, cell.subject, folder,
-                    words=words, cancel=cancel,
+                    words=words, cancel=cancel, name=cell.name,
                 )
             )  # fmt: skip
         try:
@@ -225,51 +225,3 @@ def run_matrix(
             cancel.set()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def save(results: Path, outcomes: Sequence[Result]) -> None:
-    """Store what came of it: a run for each kernel and machine, a scenario for each case, with the boots that agreed
-    (`predicted`) out of those that were made (`windows`)."""
-    started = datetime.now(UTC)
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for outcome in outcomes:
-        groups.setdefault((outcome.subject, outcome.machine), []).append(outcome)
-    if not groups:
-        return
-    with Store(results / "bench.sqlite") as store:
-        for (subject, machine), group in groups.items():
-            store.save_run(_record(subject, machine, group, started))
-
-
-def _record(subject: str, machine: str, group: Sequence[Result], started: datetime) -> RunRecord:
-    cases = list(dict.fromkeys(outcome.case for outcome in group))
-    scenarios = []
-    for name in cases:
-        boots = [outcome for outcome in group if outcome.case == name]
-        agreed = sum(outcome.verdict is Verdict.PASS for outcome in boots)
-        scenarios.append(
-            ScenarioResult(
-                scenario=f"microcode/{name}", verdict=worst([o.verdict for o in boots]), windows=len(boots),
-                predicted=agreed, reason=next((_reason(o) for o in boots if o.verdict is not Verdict.PASS), ""),
-            )
-        )  # fmt: skip
-    return RunRecord(
-        machine=machine,
-        model=group[0].model,
-        signature=group[0].signature,
-        image=subject,
-        image_sha256=group[0].image_sha256,
-        virtual=True,
-        started=started,
-        seconds=round(sum(o.seconds for o in group), 2),
-        capture=str(Path(group[0].folder).parent),
-        verdict=worst([s.verdict for s in scenarios]),
-        scenarios=tuple(scenarios),
-    )
-
-
-def _reason(outcome: Result) -> str:
-    if outcome.why:
-        return outcome.why
-    first = outcome.differences[0]
-    return f"{first.field}: predicted {first.predicted}, observed {first.observed}"

@@ -20,6 +20,7 @@ from bench.errors import FormatError, UsageError
 from bench.linux import unpatched_from_json
 from bench.parse.early_window import telling_part
 from bench.records import Capture, LabEvent, LabEventKind
+from bench.updates import offer_from_json
 
 MAGIC = b"bench-capture 1\n"
 SCHEMA = 1
@@ -150,6 +151,7 @@ def _capture(
             path=path,
             unpatched=unpatched_from_json(meta["unpatched"], source) if meta.get("unpatched") else None,
             exceptions=exceptions,
+            updates=offer_from_json(meta["updates"], source) if meta.get("updates") else None,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the capture's description is malformed: {error}", source=source, offset=offset) from error
@@ -166,6 +168,7 @@ def _meta(capture: Capture) -> dict[str, Any]:
         "quirks": list(capture.quirks),
         "scenarios": {str(k): v for k, v in capture.scenarios.items()},
         **({"unpatched": capture.unpatched.as_json()} if capture.unpatched else {}),
+        **({"updates": capture.updates.as_json()} if capture.updates else {}),
     }
 
 

@@ -26,6 +26,7 @@ from bench.records import (
     Touch,
     Window,
 )
+from bench.updates import SEARCH_FIELDS, Search
 from bench.wire import VARIANTS, WIRE_VERSION, Access, Feature, Line, Phase
 from bench.x86.fault import PAGE_FAULT, PageFault
 
@@ -52,6 +53,8 @@ class TraceLog:
     """Places where records are missing, inside windows and between them."""
     restarted_at: int | None = None
     """Byte at which numbering began anew: the machine restarted by itself; nothing after it was read."""
+    searches: tuple[Search, ...] = ()
+    """What processors' searches for microcode came to, in windows and behind them."""
 
     def damage(self) -> tuple[Stretch, ...]:
         """The stretches that are neither records nor foreign text."""
@@ -68,8 +71,9 @@ def parse_trace(data: bytes, *, nonce: int | None = None) -> TraceLog:
             break
     reader.finish(data)
     return TraceLog(
-        tuple(reader.windows), tuple(reader.refusals), tuple(kept), reader.done, tuple(reader.gaps), reader.restarted_at
-    )
+        tuple(reader.windows), tuple(reader.refusals), tuple(kept), reader.done, tuple(reader.gaps),
+        reader.restarted_at, tuple(reader.searches),
+    )  # fmt: skip
 
 
 @dataclass
@@ -92,6 +96,7 @@ class _Reader:
         self.windows: list[Window] = []
         self.refusals: list[Refusal] = []
         self.gaps: list[Damage] = []
+        self.searches: list[Search] = []
         self.done = False
         self.restarted_at: int | None = None
         self._open: _Open | None = None
@@ -127,6 +132,10 @@ class _Reader:
             return Stretch(stretch.span, Mark.MISPLACED, line, "numbering begins anew: the machine restarted")
         if self._texts.get(line.seq) == line:
             return Stretch(stretch.span, Mark.REPEATED, line, f"record {line.seq:#x} was there before")
+        if line.kind == "ucode" and line.seq not in self._texts:
+            self._texts[line.seq] = line
+            self._search(line, stretch.span)
+            return stretch
         why = f"record {line.seq:#x} came after {self._next_seq - 1:#x}"
         return Stretch(stretch.span, Mark.MISPLACED, line, why)
 
@@ -152,8 +161,16 @@ class _Reader:
         elif line.kind == "refuse":
             number = self._open.facts.window if self._open else None
             self.refusals.append(Refusal(number, line.text("why"), span))
+        elif line.kind == "ucode":
+            self._search(line, span)
         elif self._open and not self._open.damage and not self._open.complete:
             _add(self._open, line, span)
+
+    def _search(self, line: Line, span: tuple[int, int]) -> None:
+        """In the order of their numbers: one that was lost may be written again later."""
+        values = {name: line.number(name) for name in SEARCH_FIELDS}
+        self.searches.append(Search(**values, seq=line.seq, span=span))
+        self.searches.sort(key=lambda search: search.seq or 0)
 
     def finish(self, data: bytes) -> None:
         """The capture ends here. A last line without a line end was cut by the machine's death, not damaged."""

@@ -54,6 +54,8 @@ class BootPlan(StrictModel):
     """Virtual machines only: what CPUID says; the microcode loader does nothing under a hypervisor."""
     initrd: Literal["none", "empty", "zeros"] = "empty"
     """What the initrd holds beside the exerciser's script: nothing, or 6 MiB of zeros, which the loader reads."""
+    updates: Literal["none", "newest"] = "none"
+    """Microcode in the initrd: the newest update for the machine."""
     init: list[Literal["cpuinfo", "hotplug", "suspend"]] = Field(default=[])
     """What init does before the boot is done, in this order; without any the boot is done at the window's end."""
     kexec: list[Place] = Field(default=[])
@@ -75,6 +77,8 @@ class KernelBoot:
     filler_bytes: int
     """Zeros in the initrd."""
     with_initrd: bool
+    with_update: bool = False
+    """The newest update for the machine lies in the initrd."""
     init: tuple[str, ...] = ()
     """What init does; with `kexec` that comes last."""
     kexec: int | None = None
@@ -107,12 +111,15 @@ def _read(path: Path) -> BootPlan:
 def expand_boots(plan: BootPlan, machine: Machine, variant: str) -> tuple[KernelBoot, ...] | Skip:
     """The boots of `plan` with a kernel whose handler is `variant`, or the reason why there are none."""
     sizes = [terms.size(text) for text in plan.memory] or [machine.memory_bytes]
-    if machine.virtual is None and (plan.memory or not plan.hypervisor):
-        return Skip("asks for memory or a processor flag that only a virtual machine can be given")
+    if machine.fixed and (reason := _not_as_it_is(plan, machine)):
+        return Skip(reason)
+    if reason := may_not_update(plan, machine):
+        return Skip(reason)
     found: list[KernelBoot] = []
     try:
         places: list[int | None] = [*(terms.size(text) for text in plan.kexec)] or [None]
-        choices = product(range(plan.rounds), plan.processors, sizes, plan.pool, places)
+        processors_of = plan.processors[:1] if machine.fixed else plan.processors
+        choices = product(range(plan.rounds), processors_of, sizes, plan.pool, places)
         for _, processors, memory, pool, place in choices:
             fitted = _fitted(plan, machine, processors, memory)
             if reason := unmet(plan.needs, fitted):
@@ -123,8 +130,30 @@ def expand_boots(plan: BootPlan, machine: Machine, variant: str) -> tuple[Kernel
     return tuple(found)
 
 
+def may_not_update(plan: BootPlan, machine: Machine) -> str:
+    """Why the plan may not be booted on the machine: it has updates, which the inventory does not allow; or empty.
+
+    A virtual machine forgets them.
+    """
+    if plan.updates == "none" or machine.virtual is not None or machine.allow_updates:
+        return ""
+    return "offers an update, and the inventory does not allow updates on this machine (allow_updates)"
+
+
+def _not_as_it_is(plan: BootPlan, machine: Machine) -> str:
+    """Why a machine that is as it is cannot be booted so; or empty."""
+    if plan.memory:
+        return "asks for memory that only a virtual machine can be given"
+    firmware = machine.virtual.firmware if machine.virtual is not None else machine.wiring.firmware
+    if plan.firmware == "uefi" and firmware == "bios":
+        return "is for UEFI, and the machine starts by a BIOS"
+    if not plan.hypervisor and machine.virtual is not None and "hypervisor=off" not in machine.virtual.properties:
+        return "asks for a processor without the hypervisor bit"
+    return ""
+
+
 def _fitted(plan: BootPlan, machine: Machine, processors: int, memory_bytes: int) -> Machine:
-    if machine.virtual is None:
+    if machine.virtual is None or machine.fixed:
         return machine
     properties = machine.virtual.properties + (() if plan.hypervisor else ("hypervisor=off",))
     virtual = replace(machine.virtual, properties=properties, processors=processors, firmware=plan.firmware)
@@ -141,8 +170,9 @@ def _boot(plan: BootPlan, machine: Machine, variant: str, pool: int, number: int
         script = ScriptWindow(0, VARIANTS.index(variant), pool, _LINKED_AT, levels, steps)
     words = list(_words(plan, pool))
     filler = 6 << 20 if plan.initrd == "zeros" else 0
-    with_initrd = plan.initrd != "none" or bool(script)
-    return KernelBoot(plan.name, machine, " ".join(words), pool, script, filler, with_initrd, tuple(plan.init))
+    update = plan.updates != "none"
+    with_initrd = plan.initrd != "none" or bool(script) or update
+    return KernelBoot(plan.name, machine, " ".join(words), pool, script, filler, with_initrd, update, tuple(plan.init))
 
 
 def _words(plan: BootPlan, pool: int) -> Iterator[str]:

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from bench.sim.ucode_loaders import Announcement, Choice, Loader, Others
 from bench.sim.ucode_scan import CpioData, InitrdReads, Range, Scanned, find_cpio_data, next_update
+from bench.updates import Search
 from bench.x86.microcode import HEADER_BYTES, Update, read_update_loosely
 from bench.x86.microcode_processor import Act, ProcessorRules, answer
 from bench.x86.signature import processor as processor_of
@@ -81,6 +82,10 @@ class EarlyLoad:
     end: End
     at: int | None = None
     """The logical processor at which it ended, if it did not boot."""
+    searches: tuple[Search, ...] = ()
+    """What each run of the loader comes to, a processor that does not come back from its write left out."""
+    later: tuple[Search, ...] = ()
+    """The same where every processor but the first is then taken off and brought up again, one after the other."""
 
 
 def switched_off(loader: Loader, offer: LoadOffer, signature: int) -> str:
@@ -236,6 +241,9 @@ class _Boot:
     ended: tuple[End, int] | None = None
     lost: set[int] = field(default_factory=set)
     """Processors that the kernel does without."""
+    searches: list[Search] = field(default_factory=list)
+    file_offset: int = 0
+    """Of the file in the initrd."""
 
     def running(self, processor: int) -> int:
         return self.stores[self.rules.core(processor)]
@@ -251,16 +259,16 @@ class _Boot:
         self.lines += [line for line in said if line not in self.lines]
         return chosen
 
-    def apply(self, processor: int, offset: int, update: Update) -> bool:
-        """apply_microcode_early: False if the processor did not take it."""
+    def apply(self, processor: int, offset: int, update: Update, *, copied: bool = False) -> bool:
+        """apply_microcode_early: False if the processor did not take it. A copy of it, in memory of the kernel's own,
+        is aligned."""
         before = self.running(processor)
         if before >= update.revision:
             return True
         act = self.rules.act(processor)
         after, why_not = before, ""
         if act is None:
-            # A copy of it, in memory of the kernel's own, is aligned.
-            copied = processor and self.loader.others is Others.WHAT_THE_FIRST_LOADED
+            copied = copied or (processor > 0 and self.loader.others is Others.WHAT_THE_FIRST_LOADED)
             address = (0 if copied else self.offer.phys_initrd + offset) + HEADER_BYTES
             content = self.offer.initrd[offset : offset + update.total_size]
             given = answer(self.rules, content, before, data_address=address)
@@ -310,8 +318,74 @@ class _Boot:
         ]
         return same[-1] if same else None
 
+    def kept(self) -> tuple[int, Update] | None:
+        """The update that a processor is given which comes up when the initrd is gone: a copy."""
+        if self.loader.others is Others.WHAT_THE_FIRST_LOADED:
+            return self.cached
+        if not self.file.updates or self.loader.others is Others.SAVED_LIST:
+            return None
+        # save_microcode_patch(), up to the first update that is bad: for each signature the newest, of which the last
+        # that was saved or replaced is given out. (An update that replaces none and is not newer changes nothing.)
+        saved: list[tuple[int, Update]] = []
+        given: tuple[int, Update] | None = None
+        flags = platform_flags(self.rules)
+        for offset, update in self.file.updates:
+            if not suits(self.loader, update, self.rules.signature, flags):
+                continue
+            same = [
+                number
+                for number, (_, old) in enumerate(saved)
+                if suits(self.loader, update, old.signature, old.platform_flags)
+            ]
+            newer = [number for number in same if update.revision > saved[number][1].revision]
+            for number in newer:
+                saved[number] = offset, update
+            if not same:
+                saved.append((offset, update))
+            if newer or not same:
+                given = offset, update
+        return given
+
+    def search_of(
+        self, processor: int, before: int, chosen: tuple[int, Update] | None, *, copied: bool = False
+    ) -> Search | None:
+        """What one run of the loader came to; None if the processor, or the machine, did not come back from it."""
+        if (self.ended and self.ended[0] is not End.RETRY) or processor in self.lost:
+            return None
+        after = self.running(processor)
+        if chosen is None:
+            return Search(processor, before, 0, 0, 0, 0, after)
+        offset, update = chosen
+        place = 0 if copied else offset - self.file_offset
+        return Search(processor, before, place, update.signature, update.platform_flags, update.revision, after)
+
+    def note(self, processor: int, before: int, chosen: tuple[int, Update] | None, *, copied: bool = False) -> None:
+        """Keep it."""
+        search = self.search_of(processor, before, chosen, copied=copied)
+        self.searches += [search] if search else []
+
+    def again(self) -> Iterator[Search]:
+        """Every processor but the first is taken off and brought up again."""
+        kept = self.kept()
+        for processor in range(1, self.offer.processors):
+            if self.ended or processor in self.lost:
+                return
+            before = self.running(processor)
+            if kept:
+                self.apply(processor, *kept, copied=True)
+            search = self.search_of(processor, before, kept, copied=True)
+            if search is None:
+                return
+            yield search
+
     def start(self, processor: int) -> None:
         """A processor that is not the first one starts."""
+        before = self.running(processor)
+        self._start(processor)
+        copied = self.loader.others is Others.WHAT_THE_FIRST_LOADED
+        self.note(processor, before, self.cached, copied=copied)
+
+    def _start(self, processor: int) -> None:
         others = self.loader.others
         if others is Others.SAVED_LIST:
             chosen = self.choose(processor)
@@ -346,9 +420,11 @@ def predict_early(loader: Loader, rules: ProcessorRules, offer: LoadOffer) -> Ea
         found = find_cpio_data(initrd, extra_bytes=loader.extra_bytes, long_compare=loader.long_compare)
     file = _read_file(loader, initrd, found) if found and found.size else _File()
     boot = _Boot(loader, rules, offer, stores, file, found.warning if found else "")
+    boot.file_offset = found.offset if found else 0
     first_before = boot.running(0)
     chosen = boot.choose(0)
     loaded = chosen is not None and boot.apply(0, *chosen)
+    boot.note(0, first_before, chosen)
     if loaded and boot.writes and loader.others is Others.WHAT_THE_FIRST_LOADED:
         boot.cached = boot.saved()
     shown: list[int | None] = [boot.running(0)]
@@ -373,7 +449,9 @@ def _ended(
         shown = [None if p in boot.lost else revision for p, revision in enumerate(runs)]
     if end is End.BOOTS:
         lines += _driver_lines(boot, shown, first_before)
-    return EarlyLoad("", found, tuple(accesses), tuple(boot.writes), runs, tuple(shown), tuple(lines), end, at)
+    writes, searches = tuple(boot.writes), tuple(boot.searches)
+    later = tuple(boot.again()) if end is End.BOOTS else ()
+    return EarlyLoad("", found, tuple(accesses), writes, runs, tuple(shown), tuple(lines), end, at, searches, later)
 
 
 def _driver_lines(boot: _Boot, shown: Sequence[int | None], first_before: int) -> Iterator[str]:

@@ -25,6 +25,7 @@ signature = "06-3c-03"
 memory = "8 GiB"
 maxphyaddr = 39
 time_to_post_s = 1
+boot_methods = ["loaded"]
 
 [serial]
 url = "{port}"
@@ -56,12 +57,15 @@ class Lab:
         self._entry = lambda key: ENTRY.format(port=port, bmc=bmc, ssh=ssh, key=key)
         self.pin(ssh.host_key)
 
-    def pin(self, key: str) -> None:
-        (self.folder / "inventory" / "machines" / "box.toml").write_text(self._entry(key))
+    def pin(self, key: str, *, more: str = "") -> None:
+        (self.folder / "inventory" / "machines" / "box.toml").write_text(self._entry(key) + more)
 
     def health(self, *options: str) -> tuple[int, dict[str, Any]]:
+        return self.bench("health", *options)
+
+    def bench(self, verb: str, *options: str) -> tuple[int, dict[str, Any]]:
         done = subprocess.run(
-            [sys.executable, "-m", "bench", "health", "box", "--json", *options],
+            [sys.executable, "-m", "bench", verb, "box", "--json", *options],
             env={**os.environ, "BENCH_ROOT": str(self.folder), "PYTHONPATH": str(REPO),
                  "RACK_PASSWORD": Bmc(0).password},
             stdout=subprocess.PIPE, check=False,
@@ -138,3 +142,31 @@ def test_another_host_key_is_not_talked_to(lab: Lab) -> None:
 def test_a_dead_serial_line_is_found_although_the_machine_runs(lab: Lab) -> None:
     code, found = lab.health()
     assert code == 3 and list(failures(found)) == ["serial line"]
+
+
+MAINS = """
+[power.ac]
+backend = "command"
+cuts = "ac"
+on = ["touch", "{folder}/mains-on"]
+off = ["touch", "{folder}/mains-off"]
+"""
+
+
+def test_a_machine_that_went_offline_is_brought_back(lab: Lab) -> None:
+    lab.pin(" ".join((lab.ssh.folder / "stranger.pub").read_text().split()[:2]))
+    assert [lab.health()[0] for _ in range(2)] == [3, 3]
+    lab.pin(lab.ssh.host_key)
+    code, found = lab.bench("recover")
+    assert (code, failures(found)) == (0, {}) and found["condition"]["offline_since"] is None
+    assert by_name(found)["nothing left to start"] is True
+    assert lab.health()[0] == 0
+
+
+def test_what_its_own_switch_does_not_mend_gets_a_cold_start_and_then_a_person(lab: Lab, tmp_path: Path) -> None:
+    lab.pin(" ".join((lab.ssh.folder / "stranger.pub").read_text().split()[:2]), more=MAINS.format(folder=tmp_path))
+    code, found = lab.bench("recover")
+    assert code == 3 and "another host key" in failures(found)["known-good system"]
+    assert (tmp_path / "mains-off").exists() and (tmp_path / "mains-on").exists()
+    assert sorted(p.name for p in Path(found["capture"]).iterdir()) == ["try-1", "try-2"]
+    assert found["condition"]["failures"] == 2

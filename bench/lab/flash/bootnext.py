@@ -86,9 +86,10 @@ class BootNext(OneShot):
         if number is None:
             words = f"firmware has not kept the boot option {entry.name}"
             raise LabError(f"UEFI: {words}", component="boot loader", witness=words)
-        shown = f"od -An -v -tx1 -j4 {efivarfs.path(_NEXT)} | tr -d ' \\n'"
+        shown = f"od -An -v -tx1 {efivarfs.path(_NEXT)} | tr -d ' \\n'"
         value = number.to_bytes(2, "little")
-        return Arming(f"{efivarfs.writing(_NEXT, value)} && {shown}", value.hex())
+        expected = efivarfs.ATTRIBUTES.to_bytes(4, "little") + value
+        return Arming(f"{efivarfs.writing(_NEXT, value)} && {shown}", expected.hex())
 
     def pending(self, ssh: Ssh, system: System) -> str:  # noqa: ARG002
         """See OneShot."""

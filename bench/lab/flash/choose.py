@@ -38,5 +38,5 @@ class FirstThatWorks(Loader):
         """See Loader: of every one that was tried."""
         witness: dict[str, str] = {}
         for loader in reversed(self._tried):
-            witness = {**loader.fall_back(machine), **witness}
+            witness = {**loader.fall_back(machine), **witness}  # the one that was taken is told of
         return witness

@@ -1,8 +1,8 @@
 """GRUB: an entry in custom.cfg, started once by next_entry in its environment block.
 
 grub.cfg as grub-mkconfig writes it takes next_entry before saved_entry, clears it and saves that before it starts
-anything, and reads custom.cfg last, so that no number of a default entry shifts. Whether it can save depends on the file
-system, on LVM and on RAID: the proof tells.
+anything, and reads custom.cfg last, so that no number of a default entry shifts. Whether it can save depends on the
+file system, on LVM and on RAID: the proof tells.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from bench.errors import LabError
 from bench.lab.flash.oneshot import ask, done
-from bench.lab.flash.reach import EVERY_S, RUNNING_S, access_of
+from bench.lab.flash.reach import EVERY_S, RUNNING_S, access_of, have_off
 from bench.lab.flash.refusals import refusals
 from bench.lab.flash.refused import MethodRefused
 from bench.lab.flash.system import read_system
@@ -40,12 +40,13 @@ class KexecLoader(Loader):
         self._over = threading.Event()
         self._trouble: LabError | None = None
 
-    def load(self, machine: Machine, load: Load, power: Power, note: Note) -> Mapping[str, str]:  # noqa: ARG002
+    def load(self, machine: Machine, load: Load, power: Power, note: Note) -> Mapping[str, str]:
         """See Loader. Raises MethodRefused for what kexec cannot start."""
         access_of(machine)
         kernel = load.kernel.read_bytes()
         if objections := image_objections(kernel, load):
             raise MethodRefused(machine.name, self.name, objections)
+        have_off(machine, power)  # else the thread would find the system that is about to be switched off
         self._thread = threading.Thread(
             target=self._work, args=(machine, kernel, load, note), name=f"kexec on {machine.name}", daemon=True
         )

@@ -108,7 +108,7 @@ def prove(
     entry = method.add_twin(ssh, system, secrets.token_hex(8))
     arming = method.arming(ssh, system, entry)
     note({"step": "proof: one-shot of its own system set", "method": method.name, "entry": entry.name})
-    switch_off(machine, ssh, power, first=arming.command)
+    switch_off(machine, ssh, power, arming)
     ssh, _ = reach(machine, power, wait_s=wait_s)
     ran = method.ran(ssh, system, entry)
     left = method.pending(ssh, system)

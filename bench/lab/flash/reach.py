@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 
 from bench.errors import LabError, UsageError
 from bench.hardware import SshAccess
-from bench.lab.flash.oneshot import ask
+from bench.lab.flash.oneshot import Arming, ask
 from bench.lab.power import Power, PowerState
 from bench.lab.ssh import Ssh, SshError, port_open
+from bench.lab.text import escape
 from bench.records import Machine
 
 # A system that runs answers at once; one that was just switched on is not waited for, but started anew.
@@ -55,7 +57,7 @@ def reach(machine: Machine, power: Power, *, wait_s: float) -> tuple[Ssh, Mappin
             try:
                 ssh = Ssh(access, timeout_s=RUNNING_S)
                 took = f"{time.monotonic() - begun:.1f} s"
-                return ssh, {"system": "was started", "starts": str(start), "took": took}
+                return ssh, {"system": "was started", "starts": str(start), "start took": took}
             except SshError as error:
                 if error.trouble == "refuses":
                     power.off()
@@ -67,21 +69,24 @@ def reach(machine: Machine, power: Power, *, wait_s: float) -> tuple[Ssh, Mappin
     raise LabError(f"{machine.name}: {words}", component="machine", witness=str(last))
 
 
-def switch_off(machine: Machine, ssh: Ssh, power: Power, *, first: str = "") -> tuple[bytes, Mapping[str, str]]:
-    """Have the system run `first` and then switch itself off; what `first` printed.
+def switch_off(machine: Machine, ssh: Ssh, power: Power, arming: Arming | None = None) -> Mapping[str, str]:
+    """Have the system switch itself off, and set a one-shot just before; how it went off.
 
     One command for both: whoever is cut off in between has left the machine to finish it. Only a system that has
-    unmounted its disks has everything where a boot loader, which replays no journal, finds it. Raises LabError if
-    `first` fails (the system then stays on), or if the machine does not go off.
+    unmounted its disks has everything where a boot loader, which replays no journal, finds it. Raises LabError if the
+    one-shot reads back as another one (the system then stays on), or if the machine does not go off.
     """
     begun = time.monotonic()
-    later = "{ sleep 1; poweroff; } >/dev/null 2>&1 </dev/null &"
-    finished = ask(ssh, f"{{ {first or ':'}; }} && {{ sync; {later} }}")
+    off = "sync; { sleep 1; poweroff; } >/dev/null 2>&1 </dev/null &"
+    if arming is None:
+        finished = ask(ssh, off)
+    else:
+        check = f'o=$({arming.command}); printf %s "$o"; [ "$o" = {shlex.quote(arming.expected)} ]'
+        finished = ask(ssh, f"{check} && {{ {off} }}")
     if finished.status:
-        raise LabError(
-            f"{ssh.component}: exit code {finished.status} before power-off: {finished.complaints[-200:]!r}",
-            component=ssh.component,
-        )
+        seen = escape((finished.output or finished.complaints)[-200:]) or "nothing"
+        words = f"the one-shot reads back as {seen}" if arming else f"cannot be switched off: {seen}"
+        raise LabError(f"{machine.name}: {words}", component="boot loader" if arming else "machine", witness=seen)
     ssh.close()
     deadline = time.monotonic() + SHUTDOWN_S
     access = access_of(machine)
@@ -89,10 +94,23 @@ def switch_off(machine: Machine, ssh: Ssh, power: Power, *, first: str = "") -> 
         state = power.state()
         if state is PowerState.OFF:
             took = f"{time.monotonic() - begun:.1f} s"
-            return finished.output, {"off": "switched itself off", "took": took}
+            return {"off": "switched itself off", "off took": took}
         if state is PowerState.UNKNOWN and not port_open(access.host, access.port, timeout_s=2):
             time.sleep(UNSEEN_S)
-            return finished.output, {"off": f"does not answer any more since {UNSEEN_S:g} s"}
+            return {"off": f"does not answer any more since {UNSEEN_S:g} s"}
         time.sleep(0.1)
     words = f"did not switch itself off within {SHUTDOWN_S:g} s"
     raise LabError(f"{machine.name}: {words}", component="machine", witness=words)
+
+
+def have_off(machine: Machine, power: Power) -> None:
+    """Have the machine off, by its own system if that answers. Raises LabError."""
+    if power.state() is PowerState.OFF:
+        return
+    try:
+        with Ssh(access_of(machine), timeout_s=RUNNING_S) as ssh:
+            switch_off(machine, ssh, power)
+    except SshError as error:
+        if error.trouble == "refuses":
+            raise
+    power.off()

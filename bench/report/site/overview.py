@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from bench.images.microcode_package import Package, find_package
 from bench.records import Machine, Verdict
 from bench.report.history import LAB_TROUBLE, Result, is_demonstration, sample
 from bench.report.regressions import Change, Word
@@ -81,6 +82,8 @@ class Overview:
     changes: tuple[Change, ...]
     machines: Mapping[str, Machine]
     """Of the inventory, if there is one."""
+    package: Package | None = None
+    """Intel's microcode, if this computer has it."""
 
     @cached_property
     def models(self) -> list[str]:
@@ -138,7 +141,7 @@ def overview(runs: Iterable[StoredRun], changes: Sequence[Change], machines: Map
     for change in changes:
         of_cell.setdefault((model_of.get(change.test.machine, ""), change.test.image), []).append(change)
     cells = {key: Cell(*key, tuple(group), tuple(of_cell.get(key, ()))) for key, group in groups.items()}
-    return Overview(faithful, demonstrations, cells, tuple(changes), machines)
+    return Overview(faithful, demonstrations, cells, tuple(changes), machines, find_package())
 
 
 def _result(run: StoredRun) -> Result:

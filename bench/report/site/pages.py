@@ -19,6 +19,7 @@ from bench.report.history import LAB_TROUBLE, is_demonstration
 from bench.report.regressions import BAD, Word, change_words, counted
 from bench.report.site import figures
 from bench.report.site.microcode import transitions
+from bench.report.site.newest import newest_known
 from bench.report.site.overview import Cell, Overview
 from bench.report.site.render import Writer, render, slug
 from bench.report.site.run_details import Details, details
@@ -291,6 +292,10 @@ def _model_facts(view: Overview, runs: list[StoredRun]) -> Iterator[tuple[str, s
         newest = max((m.offered for m in rows if m.offered is not None), default=None)
         yield "microcode in use", f"0x{told[-1]:08x}"
         yield "newest that was offered", "none" if newest is None else f"0x{newest:08x}"
+    for platform in sorted({m.platform_id for m in known}):
+        record = runs[-1].record
+        if best := newest_known(view.package, record.model, record.signature, 1 << platform):
+            yield f"newest known for flags 0x{1 << platform:x}", best
     yield "machines", ", ".join(names)
 
 

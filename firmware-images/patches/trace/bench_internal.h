@@ -54,12 +54,15 @@ enum { BENCH_DONE_AT_WINDOW, BENCH_DONE_AT_BOOT, BENCH_DONE_AT_INIT };
 
 extern struct bench_state bench;
 
-void bench_open(const char *kind);
+/* Returns the record's number. */
+u32 bench_open(const char *kind);
 void bench_number(const char *name, u64 value);
 void bench_text(const char *name, const char *text);
 /* PAGE_OFFSET, if it has changed since it was last said. */
 void bench_page_offset(const char *name);
 void bench_close(void);
+/* Has the next record another number; returns the one that it would have had. Only where nobody else writes. */
+u32 bench_rewind(u32 seq);
 /* The nonce of the command line goes into every CRC from here on. */
 void bench_nonce(void);
 
@@ -69,6 +72,8 @@ void bench_phase(u32 phase);
 void bench_end(u32 outcome);
 void bench_refuse(u64 address, const char *why);
 void bench_done(void);
+/* The records of searches behind the window once more, with their numbers: one may have been lost. */
+void bench_ucode_again(void);
 
 void bench_walk(u64 va);
 void bench_digest(void);

@@ -36,9 +36,12 @@ static void bench_unlock(void)
 	smp_store_release(&bench_writer, 0);
 }
 
-void bench_open(const char *kind)
+u32 bench_open(const char *kind)
 {
+	u32 seq;
+
 	bench_lock();
+	seq = bench_wire.seq;
 	bench.busy = 1;
 	/* The kernel speaks on this line too by then. */
 	if (!bench.open) {
@@ -46,6 +49,15 @@ void bench_open(const char *kind)
 		bench_uart_put('\n');
 	}
 	bench_wire_open(&bench_wire, kind);
+	return seq;
+}
+
+u32 bench_rewind(u32 seq)
+{
+	u32 next = bench_wire.seq;
+
+	bench_wire.seq = seq;
+	return next;
 }
 
 void bench_number(const char *name, u64 value)
@@ -101,6 +113,7 @@ static void bench_done_late(u8 when)
 		return;
 	/* No message of the kernel's comes in between. */
 	console_lock();
+	bench_ucode_again();
 	bench_done();
 	console_unlock();
 }

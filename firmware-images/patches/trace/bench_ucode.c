@@ -20,11 +20,21 @@ static unsigned long file_bytes __bench_data = 0;
 
 /* Several processors may load at once. */
 static struct search {
-	u32 before;
+	u32 processor, before, after;
 	/* The chosen update; at is 0 if there is none. */
 	u32 revision, signature, flags;
 	unsigned long at;
+	/* Of the record. */
+	u32 seq;
 } searches[NR_CPUS] __bench_data = { { 0 } };
+
+/*
+ * Behind the window the kernel speaks in the middle of records: those of processors that come up are kept, and written
+ * again where it is silent.
+ */
+#define KEPT 64
+static struct search kept[KEPT] __bench_data = { { 0 } };
+static unsigned int kept_count __bench_data = 0;
 
 void bench_trace_ucode_before(void)
 {
@@ -56,14 +66,9 @@ void bench_trace_ucode_chosen(const void *update)
 	s->at = (unsigned long)update;
 }
 
-void bench_trace_ucode_after(void)
+static void fields(const struct search *s)
 {
-	const struct search *s = &searches[raw_smp_processor_id()];
-
-	if (!bench.begun || !bench_knows_revision())
-		return;
-	bench_open(BENCH_UCODE);
-	bench_number(BENCH_UCODE_PROCESSOR, raw_smp_processor_id());
+	bench_number(BENCH_UCODE_PROCESSOR, s->processor);
 	bench_number(BENCH_UCODE_BEFORE, s->before);
 	if (s->at) {
 		/* A copy that the kernel keeps for later is not in the file. */
@@ -73,6 +78,35 @@ void bench_trace_ucode_after(void)
 		bench_number(BENCH_UCODE_FLAGS, s->flags);
 		bench_number(BENCH_UCODE_REVISION, s->revision);
 	}
-	bench_number(BENCH_UCODE_AFTER, bench_revision());
+	bench_number(BENCH_UCODE_AFTER, s->after);
+}
+
+void bench_trace_ucode_after(void)
+{
+	struct search *s = &searches[raw_smp_processor_id()];
+
+	if (!bench.begun || !bench_knows_revision())
+		return;
+	s->processor = raw_smp_processor_id();
+	s->after = bench_revision();
+	s->seq = bench_open(BENCH_UCODE);
+	if (!bench.open && kept_count < KEPT)
+		kept[kept_count++] = *s;
+	fields(s);
 	bench_close();
+}
+
+/* The same records once more, by their numbers. */
+void bench_ucode_again(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < kept_count; i++) {
+		u32 next = bench_rewind(kept[i].seq);
+
+		bench_open(BENCH_UCODE);
+		fields(&kept[i]);
+		bench_close();
+		bench_rewind(next);
+	}
 }

@@ -1,0 +1,228 @@
+"""`bench microcode matrix`: kernels × processors × updates × everything that can be the matter with them."""
+
+from __future__ import annotations
+
+import json as jsons
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.errors import UsageError
+from bench.terminal import note, say
+
+if TYPE_CHECKING:
+    from bench.images.microcode_package import Package
+    from bench.microcode.cases import Case
+    from bench.microcode.run import Cell, Result, Subject
+
+NOT_HERE = "Intel's microcode is not here: get it with `bench microcode fetch`"
+
+
+def matrix(
+    machine: Annotated[
+        list[str] | None, typer.Option(help="Virtual machine whose signature and platform are played (repeatable).")
+    ] = None,
+    kernel: Annotated[list[str] | None, typer.Option(help="Kernel image (may be repeated).")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="Case (may be repeated; default: all but the slow).")] = None,
+    slow: Annotated[bool, typer.Option("--slow", help="Also the cases that end by waiting for a silence.")] = False,
+    cross: Annotated[
+        bool, typer.Option("--cross", help="Every signature with a file × platform id × four BIOS revisions.")
+    ] = False,
+    draw: Annotated[
+        int | None, typer.Option("--sample", min=1, help="Draw so many cells; cells in all are said.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw (default: another one each time, said).")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out cells that the store has of this kernel.")
+    ] = False,
+    dry: Annotated[bool, typer.Option("--plan", help="Only say how many boots, and how long they take.")] = False,
+    times: Annotated[int, typer.Option(min=1, help="Boots of each cell.")] = 1,
+    processors: Annotated[int, typer.Option(min=1, max=8, help="Processors, where the case leaves it open.")] = 2,
+    bios: Annotated[str | None, typer.Option(help="BIOS revision in hex (default: one below the newest).")] = None,
+    made_up: Annotated[bool, typer.Option("--made-up", help="Made-up updates in place of Intel's.")] = False,
+    kaslr: Annotated[bool, typer.Option("--kaslr", help="Leave KASLR on.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Boots at a time.")] = 2,
+    results: Annotated[Path | None, typer.Option(help="Where captures and store go (default: results/).")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="Only list the cases.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")] = False,
+) -> int:
+    """Boot kernels with every kind of update and initrd, on virtual processors, and compare with the prediction.
+
+    Virtual: this proves the loader, not the processor. Each boot starts cold. Exit codes: 0 all agree, 1 a kernel
+    differs, 2 wrong use, 3 the lab failed.
+    """
+    from bench.inventory import find_root
+    from bench.microcode.cases import CASES
+    from bench.microcode.cross import CELL_S, left, sample
+    from bench.microcode.run import run_matrix
+    from bench.microcode.saved import done_cells, seconds_a_boot
+
+    if listing:
+        for each in CASES:
+            say(jsons.dumps({"case": each.name, "about": each.about}) if json else f"{each.name:18} {each.about}")
+        return 0
+    root = find_root()
+    where = results or root / "results"
+    chosen = _cases(case or [], slow=slow)
+    subjects = _subjects(root, kernel or ["linux-6.1"])
+    package = _package(made_up=made_up)
+    if cross:
+        cells = _crossed(package, subjects, chosen, processors=processors, times=times, machine=machine, bios=bios)
+    else:
+        cells = _cells(root, machine or ["skylake-server"], package, subjects, chosen, processors, times, bios)
+    total = len(cells)
+    if draw is not None:
+        seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+        cells = sample(cells, draw, seed)
+    elif seed is not None:
+        raise UsageError("--seed is of a draw: give --sample too")
+    kept = len(cells)
+    if resume:
+        cells = left(cells, done_cells(where))
+    boots = sum(cell.times for cell in cells)
+    minutes = boots * seconds_a_boot(where, guess=CELL_S) / jobs / 60
+    drawn = f", drawn from {total} with seed {seed}" if draw is not None else ""
+    done = f"; {kept - len(cells)} are done" if resume else ""
+    about = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
+    note(f"plan: {kept} cells{drawn}{done}; {boots} boots, about {about}, {jobs} at a time")
+    if dry:
+        return 0
+    saver = _Saver(where, cells)
+    try:
+        for outcome in run_matrix(root, cells, where, jobs=jobs, words="" if kaslr else "nokaslr"):
+            _say_result(outcome, json)
+            saver.take(outcome)
+    finally:
+        saver.rest()
+    return _conclude(saver.all, json)
+
+
+class _Saver:
+    """Stores a kernel on a machine as soon as all of its boots are through, so that `--resume` finds them."""
+
+    def __init__(self, results: Path, cells: Sequence[Cell]) -> None:
+        self._results = results
+        self._due = Counter[tuple[str, str]]()
+        for cell in cells:
+            self._due[cell.subject.name, cell.name] += cell.times
+        self._waiting: dict[tuple[str, str], list[Result]] = {}
+        self.all: list[Result] = []
+
+    def take(self, outcome: Result) -> None:
+        """One boot has ended."""
+        from bench.microcode.saved import save
+
+        key = outcome.subject, outcome.machine
+        group = self._waiting.setdefault(key, [])
+        group.append(outcome)
+        self.all.append(outcome)
+        if len(group) == self._due[key]:
+            save(self._results, self._waiting.pop(key))
+
+    def rest(self) -> None:
+        """What is left when the run was broken off."""
+        from bench.microcode.saved import save
+
+        save(self._results, [outcome for group in self._waiting.values() for outcome in group])
+        self._waiting.clear()
+
+
+def _cases(names: Sequence[str], *, slow: bool) -> list[Case]:
+    from bench.microcode.cases import CASES, SLOW
+
+    if unknown := sorted(set(names) - {c.name for c in CASES}):
+        raise UsageError(f"no case {unknown[0]!r}; there are: {', '.join(c.name for c in CASES)}")
+    return [c for c in CASES if c.name in names] if names else [c for c in CASES if slow or c.name not in SLOW]
+
+
+def _package(*, made_up: bool) -> Package | None:
+    from bench.images.microcode_package import find_package
+
+    package = None if made_up else find_package()
+    if package is None and not made_up:
+        raise UsageError(f"{NOT_HERE}, or take made-up updates with --made-up")
+    return package
+
+
+def _subjects(root: Path, names: Sequence[str]) -> list[Subject]:
+    """Kernels by NAME or NAME+SERIES+…"""
+    from bench.images.kernel import build_kernel
+    from bench.microcode.run import subject_of
+
+    split = [name.split("+") for name in names]
+    return [subject_of(root, build_kernel(root, base, extra_series=tuple(series))) for base, *series in split]
+
+
+def _crossed(
+    package: Package | None, subjects: Sequence[Subject], cases: Sequence[Case], *, processors: int, times: int,
+    machine: list[str] | None, bios: str | None,
+) -> list[Cell]:  # fmt: skip
+    from bench.microcode.cross import cross
+
+    if package is None:
+        raise UsageError("--cross is over the signatures that Intel has files for: not with --made-up")
+    if machine or bios is not None:
+        raise UsageError("--cross chooses machines and BIOS revisions itself: not with --machine or --bios")
+    return cross(package, subjects, cases, processors=processors, times=times)
+
+
+def _cells(
+    root: Path, machines: Sequence[str], package: Package | None, subjects: Sequence[Subject], cases: Sequence[Case],
+    processors: int, times: int, bios: str | None,
+) -> list[Cell]:  # fmt: skip
+    from bench.cli_microcode import hexadecimal
+    from bench.inventory import load_inventory
+    from bench.microcode.run import Cell, ground_of
+
+    start = None if bios is None else hexadecimal(bios, "--bios")
+    known = load_inventory(root)
+    if unknown := [name for name in machines if name not in known]:
+        raise UsageError(f"no machine {unknown[0]!r} in the inventory")
+    return [
+        Cell(each, known[name], ground_of(known[name], package, processors=processors, bios=start), subject, times)
+        for subject in subjects
+        for name in machines
+        for each in cases
+    ]
+
+
+def _say_result(outcome: Result, json: bool) -> None:
+    where = f"{outcome.subject} {outcome.machine} {outcome.case}"
+    if json:
+        row = {"case": outcome.case, "kernel": outcome.subject, "machine": outcome.machine, "virtual": True}
+        row |= {"verdict": outcome.verdict, "seconds": outcome.seconds, "folder": outcome.folder, "why": outcome.why}
+        row["predicted"] = {"end": outcome.predicted.end, "lines": list(outcome.predicted.lines)}
+        row["differences"] = [vars(d) for d in outcome.differences]
+        say(jsons.dumps(row))
+        return
+    say(f"{outcome.verdict:5} {where:50} {outcome.seconds:6.2f} s  {outcome.why}".rstrip())
+    for d in outcome.differences:
+        say(f"{'':6}{d.field}: predicted {d.predicted}")
+        say(f"{'':6}{'':{len(d.field)}}  observed  {d.observed}")
+
+
+def _conclude(outcomes: Sequence[Result], json: bool) -> int:
+    from bench.records import Verdict, worst
+    from bench.report.rows import EXIT_CODES
+
+    if not json:
+        for line in _table_of(outcomes):
+            say(line)
+    return EXIT_CODES[worst([outcome.verdict for outcome in outcomes] or [Verdict.SKIP])]
+
+
+def _table_of(outcomes: Sequence[Result]) -> Iterator[str]:
+    runs = Counter((o.subject, o.machine) for o in outcomes)
+    agreed = Counter((o.subject, o.machine) for o in outcomes if o.verdict == "PASS")
+    for subject, machine in runs:
+        seconds = sum(o.seconds for o in outcomes if (o.subject, o.machine) == (subject, machine))
+        yield (
+            f"{subject} on {machine}: {agreed[subject, machine]} of {runs[subject, machine]} boots as predicted, "
+            f"{seconds / runs[subject, machine]:.2f} s a boot (virtual: the loader, not the processor)"
+        )
+    if len(runs) > 1:
+        yield f"{sum(agreed.values())} of {len(outcomes)} boots in all as predicted"

@@ -1,0 +1,1 @@
+"""The inventory entry of a machine that described itself over SSH."""

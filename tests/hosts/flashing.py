@@ -1,0 +1,175 @@
+"""What the tests of flashing share: a machine with a disk, images that fail, and controllers that are killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from bench.hosts import with_files
+from bench.images import build_payload
+from bench.inventory import load_inventory
+from bench.lab.capture import CaptureWriter
+from bench.lab.flash.guard import read_default
+from bench.lab.flash.loader import FlashLoader
+from bench.lab.flash.oneshot import said
+from bench.lab.flash.plan import METHODS
+from bench.lab.flash.proof import Proofs
+from bench.lab.flash.reach import reach
+from bench.lab.flash.system import read_system
+from bench.lab.load import Load
+from bench.lab.metal import system_s
+from bench.lab.power import Power, PowerState
+from bench.lab.virtual_host import Plugged, plugged
+from bench.records import Machine
+from bench.script import render
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINES = load_inventory(ROOT)
+# Machine and method, each method once and GRUB on both firmwares.
+WAYS = (
+    ("host-bios-grub", "grub"),
+    ("host-uefi-grub", "grub"),
+    ("host-uefi-grub", "bootnext"),
+    ("host-systemd-boot", "systemd-boot"),
+)
+QUIET_S = 20.0
+
+
+def by(name: str, *methods: str, disk: str = "") -> Machine:
+    """A machine of the inventory, loaded by `methods`, with another kind of disk if that is named."""
+    machine = MACHINES[name]
+    spec = machine.virtual
+    assert spec is not None and spec.host is not None
+    host = replace(spec.host, boot_methods=methods, disk=disk or spec.host.disk)
+    return replace(machine, virtual=replace(spec, host=host))
+
+
+@dataclass
+class Host:
+    """A machine in its rack, with an open capture, and its default as it was at first."""
+
+    there: Plugged
+    capture: CaptureWriter
+    method: str
+    proofs: Proofs
+    default: Mapping[str, str]
+
+    @property
+    def machine(self) -> Machine:
+        return self.there.machine
+
+    @property
+    def wait_s(self) -> float:
+        return system_s(self.machine)
+
+    def loader(self) -> FlashLoader:
+        return FlashLoader(METHODS[self.method], wait_s=self.wait_s, proofs=self.proofs)
+
+    def run(self, command: str) -> str:
+        """On its own system, which is started if it has to be."""
+        ssh, _ = reach(self.machine, self.there.power, wait_s=self.wait_s)
+        with ssh:
+            return said(ssh, command)
+
+    def is_as_it_was(self) -> str:
+        """Its own system answers, nothing is set for the next boot, the default is untouched; its boot id."""
+        ssh, _ = reach(self.machine, self.there.power, wait_s=self.wait_s)
+        with ssh:
+            system = read_system(ssh)
+            assert "bench" not in system.command_line
+            assert METHODS[self.method].pending(ssh, system) == ""
+            assert read_default(ssh, system) == self.default
+            return system.boot_id
+
+
+@contextmanager
+def host(machine: Machine, method: str, folder: Path, proofs: Proofs) -> Iterator[Host]:
+    with (
+        plugged(with_files(machine, ROOT), folder) as there,
+        CaptureWriter(folder / "capture", url=there.machine.serial_url, info={"machine": machine.name}) as capture,
+    ):
+        one = Host(there, capture, method, proofs, {})
+        ssh, _ = reach(there.machine, there.power, wait_s=one.wait_s)
+        with ssh:
+            one.default = read_default(ssh, read_system(ssh))
+        yield one
+        there.power.off()
+
+
+def image(folder: Path, kind: str) -> Load:
+    """The payload with nothing to do; or all its code replaced: by breakpoints, or by what ends in an endless loop."""
+    kernel = build_payload(ROOT).kernel
+    if kind != "good":
+        content = kernel.read_bytes()
+        # What loaders read of it stays: the setup header, and the headers of PE, which are in the first 4 KiB.
+        code = len(content) - 0x1000
+        wrong = b"\xcc" * code if kind == "broken" else b"\x90" * (code - 2) + b"\xeb\xfe"
+        kernel = folder / kind
+        kernel.write_bytes(content[:0x1000] + wrong)
+    return Load(kernel, render((), nonce=1), "")
+
+
+class _Far(Power):
+    """Power that another process switches."""
+
+    def __init__(self, line: Connection) -> None:
+        self._line = line
+
+    def _ask(self, what: str) -> Mapping[str, str]:
+        self._line.send(("power", what))
+        answer: Mapping[str, str] = self._line.recv()
+        return answer
+
+    def on(self) -> Mapping[str, str]:
+        return self._ask("on")
+
+    def off(self) -> Mapping[str, str]:
+        return self._ask("off")
+
+    def state(self) -> PowerState:
+        return PowerState(self._ask("state")["state"])
+
+
+def _controller(line: Connection, method: str, machine: Machine, load: Load, proofs: Path, wait_s: float) -> None:
+    def note(step: Mapping[str, str]) -> None:
+        line.send(("step", step["step"]))
+        line.recv()
+
+    FlashLoader(METHODS[method], wait_s=wait_s, proofs=Proofs(proofs)).load(machine, load, _Far(line), note)
+    line.send(("step", "loaded"))
+
+
+def killed_at(one: Host, step: str, load: Load, proofs: Path) -> list[str]:
+    """Have another process load, and kill it when it notes `step`; the steps that it came to."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    arguments = (theirs, one.method, one.machine, load, proofs, one.wait_s)
+    child = context.Process(target=_controller, args=arguments, daemon=True)
+    child.start()
+    theirs.close()
+    actions: dict[str, Callable[[], Mapping[str, str]]] = {
+        "on": one.there.power.on,
+        "off": one.there.power.off,
+        "state": lambda: {"state": one.there.power.state().value},
+    }
+    seen: list[str] = []
+    try:
+        while not seen or seen[-1] != step:
+            kind, what = ours.recv()
+            if kind == "power":
+                ours.send(actions[what]())
+                continue
+            seen.append(what)
+            if what != step:
+                ours.send(None)
+    finally:
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    return seen
