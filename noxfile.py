@@ -88,7 +88,9 @@ def kernels(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    marks = "lab and not boot and not payloads and not rack and not microcode and not kernels and not plugin"
+    marks = (
+        "lab and not boot and not faults and not payloads and not rack and not microcode and not kernels and not plugin"
+    )
     python(session, "pytest", "-m", marks, *session.posargs)
 
 
@@ -109,8 +111,22 @@ def rack(session: nox.Session) -> None:
 @nox.session
 def boot(session: nox.Session) -> None:
     """Machines with a disk and a network: SSH flashing, network boot, recovery (./setup --with-boot)."""
-    need(session, "pytest", "pytest-timeout")
-    python(session, "pytest", "-m", "boot", *session.posargs)
+    need(session, "pytest", "pytest-timeout", "pytest-xdist")
+    python(session, "pytest", "-n", "2", "--dist", "loadfile", "-m", "boot and not faults", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """What can go wrong with each way of loading, at each step: the machine's own system comes up (an hour)."""
+    need(session, "pytest", "pytest-timeout", "pytest-xdist")
+    python(session, "pytest", "-n", "2", "--dist", "loadfile", "-m", "faults", *session.posargs)
+
+
+@nox.session(name="bench")
+def benchmark(session: nox.Session) -> None:
+    """Times beside a bare recipe's, in the same session: what the bench adds to loading a machine (--with-boot)."""
+    need(session)
+    python(session, "tests.bench_loading", *session.posargs)
 
 
 @nox.session

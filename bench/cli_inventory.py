@@ -103,6 +103,8 @@ def discover(
         raise UsageError(f"{chosen!r} is no machine's name: lower-case letters, digits and hyphens, at most 41")
     if not host_key:
         raise UsageError(_unpinned(host, port))
+    if key_file and not key_file.startswith("~/"):
+        key_file = str(Path(key_file).absolute())
     access = SshAccess(host, user, host_key, port, key_file)
     with Ssh(access) as ssh:
         found = ask(ssh)
@@ -131,7 +133,7 @@ def _unpinned(host: str, port: int) -> str:
 
     shown = shown_key(host, port)
     return (
-        f"{host}: no host key is pinned, so nothing was sent. It shows {shown.fingerprint}: compare that at the "
+        f"{host}: no host key is pinned, so nobody was logged in. It shows {shown.fingerprint}: compare that at the "
         "machine's own console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub, or another type's; ssh-keyscan shows "
         f"the others), and if it is the same:\n  --host-key '{shown.key}'"
     )

@@ -25,6 +25,7 @@ from bench.lab.power.switched import SwitchedPower
 from bench.lab.ssh import Ssh
 from bench.records import LabEventKind, Machine
 from bench.store import Store
+from bench.update_safety import SWITCH, fallback_objection
 
 # So many examinations in a row have to fail before a machine is offline.
 FAILURES_TO_OFFLINE = 2
@@ -167,6 +168,9 @@ def examine(
                 check("left off", True, left["state"] if "state" in left else left.get("own switch", "off"))
     except LabError as error:
         check(error.component, False, str(error))
+    if facts is not None and machine.allow_updates:
+        objection = fallback_objection(facts.command_line)
+        check("known-good system loads no microcode", not objection, objection or f"{SWITCH} is on its command line")
     known = health.condition(machine.name).fingerprint
     new = _judge_system(facts, known, accept_drift, check) if facts is not None else None
     failed = [f"{one.name}: {one.found}" for one in checks if one.ok is False]

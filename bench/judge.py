@@ -33,12 +33,14 @@ from bench.records import (
     ScenarioResult,
     Step,
     Touch,
+    UpdatePoint,
     Verdict,
     Window,
     worst,
 )
 from bench.sim.predict import predict
 from bench.unpatched import UnpatchedVerdict, judge_unpatched
+from bench.update_steps import judge_update_steps
 from bench.updates import Transition
 from bench.wire import START_KERNEL_MAP, Outcome, Phase
 
@@ -75,6 +77,8 @@ class WindowVerdict:
     comparison: Comparison | None = None
     early: EarlyLoadVerdict | None = None
     """What a kernel's boot says of microcode."""
+    transitions: tuple[Transition, ...] = ()
+    """What came of updates that the payload offered its processor."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,10 @@ def judge(captures: Sequence[Capture]) -> Judgement:
         windows=windows,
         pending=tuple(sorted(pending)),
         notes=tuple(notes),
-        transitions=tuple(each for load in loads for each in load.transitions),
+        transitions=(
+            *(each for load in loads for each in load.transitions),
+            *(each for window in windows for each in window.transitions),
+        ),
     )
 
 
@@ -182,15 +189,19 @@ def _judge_boot(
     windows = {n: w for n, w in windows.items() if n in predictions}
     comparisons = _settle(windows, predictions, quirks)
     end = _ending(capture, log)
+    offered_updates = judge_update_steps(capture, log, windows, asked, boot=boot)
     for number, window in windows.items():
         verdict, finding = _verdict(window, predictions[number], comparisons[number], end, asked, log)
         early = judge_early_load(capture, log, window, end, boot=boot, running=running)
         if early:
             verdict, finding = _with_early_load(verdict, finding, early, window, comparisons[number])
+        elif (given := offered_updates.get(number)) and verdict is Verdict.PASS:
+            verdict, finding = given.verdict, given.finding
         name = capture.scenarios.get(number, f"window-{number}")
         out[number] = WindowVerdict(
-            number, name, verdict, boot, finding, window, predictions[number], comparisons[number], early
-        )
+            number, name, verdict, boot, finding, window, predictions[number], comparisons[number], early,
+            given.transitions if (given := offered_updates.get(number)) else (),
+        )  # fmt: skip
     absent = capture.scenarios.keys() - out.keys()
     if absent and windows and _died(end, log):
         return out, absent
@@ -317,6 +328,8 @@ def _with_rest(window: Window, asked: Sequence[scripts.Step]) -> Window:
                 rest.append(DigestPoint(number))
             case "dump":
                 rest.append(DumpPoint(number))
+            case "ucode":
+                rest.append(UpdatePoint(number))
             case _:
                 break
     if not rest:
@@ -519,6 +532,8 @@ def _got(step: Step) -> tuple[object, ...]:
             return (step.step, "digest")
         case DumpPoint():
             return (step.step, "dump")
+        case UpdatePoint():
+            return (step.step, "ucode")
         case _:
             return (step.step, "no step of a script")
 

@@ -66,7 +66,7 @@ LAYERS = (
     layer("run"),
     layer("recovery", "report"),
     layer("discovered", "judge", "doctor", "health", "hosts", "leases"),
-    layer("early_load", "unpatched"),
+    layer("early_load", "unpatched", "update_safety", "update_steps"),
     layer("loading", "outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
     layer(

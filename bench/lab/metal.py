@@ -60,7 +60,7 @@ def system_s(machine: Machine) -> float:
 
 def loaders_of(machine: Machine) -> list[Loader]:
     """All that may have prepared something on `machine`."""
-    return [AlreadyLoaded()] if "loaded" in machine.wiring.boot_methods else []
+    return [LOADERS[method](machine) for method in machine.wiring.boot_methods if method in LOADERS]
 
 
 def post_s(machine: Machine) -> float:

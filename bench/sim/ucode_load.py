@@ -47,6 +47,8 @@ class End(StrEnum):
     HANG = "hang"
     """A processor does not come back from its write."""
     RESET = "reset"
+    PANIC = "panic"
+    """Of a late load: the others wait for a processor that does not come back, and then give up."""
     RETRY = "retries for ever"
     """A processor that refuses scans and writes again, without end."""
 
@@ -86,6 +88,10 @@ class EarlyLoad:
     """What each run of the loader comes to, a processor that does not come back from its write left out."""
     later: tuple[Search, ...] = ()
     """The same where every processor but the first is then taken off and brought up again, one after the other."""
+    kept: tuple[bytes, ...] = ()
+    """Updates that the kernel has kept when the initrd is gone."""
+    given: bytes = b""
+    """That one of them which processors are given that come up later; empty: none."""
 
 
 def switched_off(loader: Loader, offer: LoadOffer, signature: int) -> str:
@@ -178,7 +184,7 @@ def choose(
     for offset, update in file.updates:
         if not _passes_filter(loader, update, rules.signature, flags):
             continue
-        if loader.erratum_gnr98 and _jumps(rules, running, update.revision):
+        if loader.erratum_gnr98 and jumps(rules, running, update.revision):
             said.append(f"microcode: Erratum GNR98: skipping revision 0x{update.revision:x}.")
             continue
         if best is None or loader.choice is Choice.NEWEST:
@@ -212,7 +218,8 @@ def _newest(
     return best
 
 
-def _jumps(rules: ProcessorRules, running: int, revision: int) -> bool:
+def jumps(rules: ProcessorRules, running: int, revision: int) -> bool:
+    """Whether erratum GNR98 is about a step from one revision to another."""
     return (
         rules.signature == _GNR98_SIGNATURE
         and bool(platform_flags(rules) & _GNR98_FLAGS)
@@ -324,8 +331,12 @@ class _Boot:
             return self.cached
         if not self.file.updates or self.loader.others is Others.SAVED_LIST:
             return None
-        # save_microcode_patch(), up to the first update that is bad: for each signature the newest, of which the last
-        # that was saved or replaced is given out. (An update that replaces none and is not newer changes nothing.)
+        return self.cache()[1]
+
+    def cache(self) -> tuple[list[tuple[int, Update]], tuple[int, Update] | None]:
+        """What 4.10 to 6.6 save, save_microcode_patch() up to the first update that is bad: for each signature the
+        newest; and of those the last that was saved or replaced, which is given out. (An update that replaces none and
+        is not newer changes nothing.)"""
         saved: list[tuple[int, Update]] = []
         given: tuple[int, Update] | None = None
         flags = platform_flags(self.rules)
@@ -344,7 +355,20 @@ class _Boot:
                 saved.append((offset, update))
             if newer or not same:
                 given = offset, update
-        return given
+        return saved, given
+
+    def copies(self) -> tuple[bytes, ...]:
+        """All that is kept when the initrd is gone."""
+        kept = self.kept()
+        if kept is None:
+            return ()
+        held = [kept] if self.loader.others is Others.WHAT_THE_FIRST_LOADED else self.cache()[0]
+        return tuple(self.offer.initrd[offset : offset + update.total_size] for offset, update in held)
+
+    def copy_given(self) -> bytes:
+        """What a processor that comes up later is given; empty: nothing."""
+        kept = self.kept()
+        return self.offer.initrd[kept[0] : kept[0] + kept[1].total_size] if kept else b""
 
     def search_of(
         self, processor: int, before: int, chosen: tuple[int, Update] | None, *, copied: bool = False
@@ -450,8 +474,11 @@ def _ended(
     if end is End.BOOTS:
         lines += _driver_lines(boot, shown, first_before)
     writes, searches = tuple(boot.writes), tuple(boot.searches)
+    kept, given = boot.copies(), boot.copy_given()
     later = tuple(boot.again()) if end is End.BOOTS else ()
-    return EarlyLoad("", found, tuple(accesses), writes, runs, tuple(shown), tuple(lines), end, at, searches, later)
+    return EarlyLoad(
+        "", found, tuple(accesses), writes, runs, tuple(shown), tuple(lines), end, at, searches, later, kept, given
+    )
 
 
 def _driver_lines(boot: _Boot, shown: Sequence[int | None], first_before: int) -> Iterator[str]:

@@ -143,6 +143,7 @@ boots.boot_payload(entry, BootServer(NETWORK, Place("boot0", pid)), folder)
 """
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("step", ["discover", "lease", "loader", "script", "kernel", "initrd"])
 def test_with_the_controller_killed_at_each_step_the_next_boot_is_the_disk_s(tmp_path: Path, step: str) -> None:
     import pickle

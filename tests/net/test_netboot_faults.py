@@ -32,7 +32,7 @@ from tests.net.boots import boot_network, boot_payload, payload_load, steps
 from tests.net.cutter import cutter, http_after, tftp_from_block
 from tests.net.machines import ADDRESSES, NETWORK, box, mac, starts_its_disk
 
-pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(600)]
 
 # A boot that comes to nothing is given up a minute and a half after power-on.
 IMPATIENT = Limits(first_byte_s=30, silence_s=20, total_s=30)
