@@ -48,6 +48,7 @@ LAYERS = (
             "cli_microcode",
             "cli_orders",
             "cli_plan",
+            "cli_netboot",
             "cli_recover",
             "cli_night",
             "cli_power",

@@ -108,7 +108,9 @@ def test_what_a_loader_would_expand_is_refused() -> None:
         scripts.ipxe("u", "", "root=${net0/mac}")
     with pytest.raises(UsageError, match="cannot be passed on"):
         scripts.grub("s", "/u", "", "a='b'")
-    assert b"linux (http,s)/u 'a=$b' 'c;d'; then" in scripts.grub("s", "/u", "", "a=$b c;d")
+    assert b"if linux (http,s)/u 'a=$b' 'c;d'; then if true; then boot; fi; fi\n" in scripts.grub(
+        "s", "/u", "", "a=$b c;d"
+    )
 
 
 def test_each_script_names_kernel_initrd_and_command_line() -> None:
@@ -116,4 +118,4 @@ def test_each_script_names_kernel_initrd_and_command_line() -> None:
     assert b"kernel --name kernel K a b initrd=initrd || goto out\n" in scripts.ipxe("K", "I", "a b")
     assert b"initrd" not in scripts.ipxe("K", "", "a")
     assert b"  LINUX K\n  INITRD I\n  APPEND a b\n" in scripts.pxelinux("K", "I", "a b")
-    assert b"  initrd (http,s:1)/I\n" in scripts.grub("s:1", "/K", "/I", "a")
+    assert b"; then if initrd (http,s:1)/I; then boot" in scripts.grub("s:1", "/K", "/I", "a")

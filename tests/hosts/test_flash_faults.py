@@ -14,7 +14,7 @@ from bench.lab.flash import upload
 from bench.lab.flash.choose import FirstThatWorks
 from bench.lab.flash.kexec import KexecLoader
 from bench.lab.flash.proof import Proofs
-from bench.lab.flash.reach import SYSTEM_S
+from bench.lab.flash.reach import SYSTEM_S, reach
 from bench.lab.flash.refused import MethodRefused
 from bench.lab.load import Load, Note
 from bench.lab.power import PowerState
@@ -34,6 +34,8 @@ def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """A machine for all faults: each leaves it as it was, which is what is tested."""
     name, method = request.param
     with host(by(name, method), method, tmp_path_factory.mktemp("host"), Proofs(proofs)) as there:
+        ssh, _ = reach(there.machine, there.there.power, wait_s=there.wait_s)
+        there.loader().require_usable(there.machine, ssh, there.there.power, nothing)[0].close()
         yield there
 
 
@@ -111,7 +113,8 @@ def test_power_that_is_lost_in_mid_upload(one: Host, tmp_path: Path, monkeypatch
 
 def test_a_disk_that_is_full(one: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load, folder = fresh(image(tmp_path, "good"), tmp_path, b"full"), folder_of(one)
-    one.run(f"mkdir -p {folder}; dd if=/dev/zero of={folder}/filler bs=64k; sync")
+    fill = "; ".join(f"dd if=/dev/zero of={folder}/filler-{size} bs={size}; sync" for size in ("64k", "1k"))
+    one.run(f"mkdir -p {folder}; {fill}")
     try:
         loader = one.loader()
         with pytest.raises(MethodRefused, match="bytes are free"):
@@ -124,7 +127,7 @@ def test_a_disk_that_is_full(one: Host, tmp_path: Path, monkeypatch: pytest.Monk
         loader.fall_back(one.machine)
         assert ".part" not in one.run(f"ls {folder}")
     finally:
-        one.run(f"rm -f {folder}/filler; sync")
+        one.run(f"rm -f {folder}/filler-*; sync")
     one.is_as_it_was()
 
 

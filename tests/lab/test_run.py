@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 ROOT = find_root(Path(__file__).parent)
 MACHINES = load_inventory(ROOT)
+# The others have no second witness.
+BOOTED_DIRECTLY = [name for name, machine in MACHINES.items() if machine.virtual and machine.virtual.host is None]
 SCENARIOS = load_scenarios(ROOT / "firmware-images" / "scenarios")
 TABLE = load_bugs(ROOT)
 CASES = [(bug, variant) for bug in TABLE.bug for variant in bug.variants]
@@ -90,7 +92,7 @@ def test_two_hundred_random_schedules_give_no_finding(machine: str, variant: str
     assert scenario.resets >= 500
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("machine", BOOTED_DIRECTLY)
 def test_the_witness_agrees_with_the_trace(machine: str, tmp_path: Path) -> None:
     variant = "la57" if MACHINES[machine].la57 else "v3.9"
     names = ("sweep-1gib-small", "rejected", "non-canonical", "nx-fetch", "reserved-bits", "moves")

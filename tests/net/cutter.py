@@ -86,8 +86,8 @@ def cutter(segment: Segment, port: int, folder: Path, lose: Lose) -> Iterator[Cu
     try:
         yield cut
     finally:
-        for one in (near, far):
-            one.shutdown(socket.SHUT_RDWR)
+        near.sendto(b"", str(machine_side))
+        far.sendto(b"", str(ours))
         for thread in threads:
             thread.join()
         near.close()

@@ -20,6 +20,7 @@ from bench.images import build_init
 from bench.images.kernel import find_kernel
 from bench.inventory import load_inventory
 from bench.lab.net import loader as loader_module
+from bench.lab.net import segment as segment_module
 from bench.lab.net.loader import Servers
 from bench.lab.net.segment import segment
 from bench.lab.net.server import BootServer
@@ -62,6 +63,16 @@ def test_the_payload_says_the_same_as_when_it_is_booted_directly(
     assert judgement.scenarios == directly
     (loaded,) = [event["witness"] for event in events(tmp_path / "boot") if event["kind"] == "loaded"]
     assert steps(tmp_path / "boot") == [*loaded["steps"].split(), "spent"]
+
+
+def test_the_same_in_a_user_namespace_of_its_own(
+    tmp_path: Path, directly: tuple[ScenarioResult, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it goes without root; that nobody may do it too is in test_segment.py."""
+    monkeypatch.setattr(segment_module.os, "geteuid", lambda: 1000)
+    with boot_network() as (wire, server), box(tmp_path / "box", wire, 0, PxeLoader.IPXE) as one:
+        assert wire.place.own_user
+        assert boot_payload(one.entry, server, tmp_path / "boot").scenarios == directly
 
 
 @pytest.mark.parametrize(("loader", "firmware"), WAYS)
@@ -156,7 +167,7 @@ def _dnsmasqs() -> list[str]:
             command = (path.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if name == "dnsmasq" and rest.split()[0] != "Z" and rest.split()[1] == "1" and b"bench-netboot-" in command:
+        if name == "dnsmasq" and rest.split()[0] != "Z" and rest.split()[1] == "1" and b"bench-net-" in command:
             found.append(path.parent.name)
     return found
 

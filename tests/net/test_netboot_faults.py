@@ -99,6 +99,14 @@ def test_http_that_stalls(tmp_path: Path) -> None:
     assert finding.witness["last step"].startswith("script at ")
 
 
+@pytest.mark.parametrize("loader", [PxeLoader.IPXE, PxeLoader.PXELINUX, PxeLoader.GRUB])
+def test_a_loader_that_cannot_fetch_its_kernel_goes_on_to_the_disk(tmp_path: Path, loader: PxeLoader) -> None:
+    with boot_network() as (wire, server), box(tmp_path / "box", wire, 0, loader) as one:
+        server.offer(one.entry, payload_load(one.entry)[0], lambda _: None)
+        server._http.close()
+        starts_its_disk(one)
+
+
 class Saboteur(NetLoader):
     """Kills dnsmasq when a step comes."""
 

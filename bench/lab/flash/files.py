@@ -19,7 +19,8 @@ def read(ssh: Ssh, path: str) -> bytes:
 def replace(ssh: Ssh, path: str, content: bytes) -> None:
     """Put `content` in place of `path`: written beside it, synced, renamed, and the folder synced."""
     target, beside, folder = shlex.quote(path), shlex.quote(f"{path}.bench-new"), shlex.quote(path.rpartition("/")[0])
-    command = f"cat >{beside} && sync {beside} && mv -f {beside} {target} && sync {folder}"
+    whole = f"cat >{beside} && sync {beside} && mv -f {beside} {target}"
+    command = f"{{ {whole}; }} || {{ rm -f {beside}; false; }} && sync {folder}"
     done(ssh, command, what=f"write {path}", stdin=content)
 
 

@@ -110,7 +110,7 @@ class HttpServer(ThreadingMixIn, TCPServer):
         """A client that went away is told of in its handler."""
 
     def close(self) -> None:
-        """Stop listening and hang up on everybody."""
+        """Stop listening and hang up on everybody; harmless the second time."""
         self.shutdown()
         self.server_close()
         self._thread.join()

@@ -32,7 +32,20 @@ FIRST: dict[tuple[PxeLoader, str], str] = {
     (PxeLoader.GRUB, "uefi"): "",
 }
 # Format of grub-mkimage → name of the image, folder of its modules, the modules that our configuration uses, package.
-_COMMON = ("normal", "configfile", "net", "tftp", "http", "linux", "serial", "terminal", "echo", "test")
+_COMMON = (
+    "normal",
+    "configfile",
+    "net",
+    "tftp",
+    "http",
+    "linux",
+    "serial",
+    "terminal",
+    "echo",
+    "test",
+    "true",
+    "minicmd",
+)
 GRUB_IMAGES: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "bios": ("i386-pc-pxe", "i386-pc", (*_COMMON, "pxe"), "grub-pc-bin"),
     "uefi": ("x86_64-efi", "x86_64-efi", (*_COMMON, "efinet"), "grub-efi-amd64-bin"),

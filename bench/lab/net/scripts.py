@@ -8,6 +8,7 @@ from __future__ import annotations
 from bench.errors import UsageError
 
 BAUD = 115200
+GRUB_TRIES = 3
 # A kernel's own limit (COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h), with its terminating zero.
 COMMAND_LINE_BYTES = 2048
 
@@ -79,8 +80,7 @@ def grub(server: str, kernel_path: str, initrd_path: str, command_line: str) -> 
     """GRUB's configuration (2.06). `server` is host and port, the paths are those of the URLs."""
     check_command_line(command_line, forbidden="'")
     words = " ".join(f"'{word}'" for word in command_line.split())
-    initrd = f"  initrd (http,{server}){initrd_path}\n" if initrd_path else ""
-    return (
-        f"serial --unit=0 --speed={BAUD}\nterminal_output serial\n"
-        f"if linux (http,{server}){kernel_path} {words}; then\n{initrd}  boot\nfi\nexit\n"
-    ).encode()
+    initrd = f"initrd (http,{server}){initrd_path}" if initrd_path else "true"
+    # Its patience with the network is short: on a busy one it gives up where a second try goes well.
+    attempt = f"if linux (http,{server}){kernel_path} {words}; then if {initrd}; then boot; fi; fi\n"
+    return (f"serial --unit=0 --speed={BAUD}\nterminal_output serial\n" + attempt * GRUB_TRIES + "exit\n").encode()

@@ -7,7 +7,6 @@ import os
 import select
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from bench.errors import LabError
 from bench.lab.net import child, segment_child
 from bench.lab.net.place import Place
+from bench.lab.net.scratch import scratch
 from bench.lab.text import escape
 
 INTERFACE = "boot0"
@@ -49,13 +49,10 @@ def segment(addresses: Sequence[str], *, ports: int = 1) -> Iterator[Segment]:
 
     Raises LabError where the system forbids namespaces, with what to do about it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="bench-net-"))
-    try:
+    with scratch() as folder:
         cables = [(str(folder / f"s{n}"), str(folder / f"m{n}")) for n in range(ports)]
         with attached(addresses, cables) as place:
             yield Segment(place, folder, ports)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

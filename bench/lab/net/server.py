@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from bench.errors import BenchError, LabError, UsageError
 from bench.hardware import BootNetwork, NetworkMode
@@ -19,6 +17,7 @@ from bench.lab.net.http_server import Fetch, FetchKind, HttpServer
 from bench.lab.net.offer import Note, Offer, lay_out
 from bench.lab.net.place import Place
 from bench.lab.net.probe import other_servers
+from bench.lab.net.scratch import scratch
 from bench.lab.net.shelf import Item, Shelf
 from bench.records import Machine
 
@@ -50,18 +49,14 @@ class BootServer:
         self._offers: dict[str, Offer] = {}
         self._aborted: set[str] = set()
         self._refuse_beside_another()
-        self._folder = Path(tempfile.mkdtemp(prefix="bench-netboot-"))
-        try:
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(scratch())
             listening = self.place.listen(self.address, network.http_port)
             self._http = HttpServer(listening, self.shelf, allowed=self._allowed, told=self._fetched)
-            try:
-                self._dnsmasq = Dnsmasq(network, self.place, self._folder, [], told=self._told, died=self._died)
-            except BaseException:
-                self._http.close()
-                raise
-        except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise
+            stack.callback(self._http.close)
+            self._dnsmasq = Dnsmasq(network, self.place, self._folder, [], told=self._told, died=self._died)
+            stack.callback(self._dnsmasq.close)
+            self._end = stack.pop_all()
 
     def __enter__(self) -> BootServer:
         return self
@@ -76,9 +71,7 @@ class BootServer:
 
     def close(self) -> None:
         """End all servers: nobody is answered any more, and every machine starts its disk."""
-        self._dnsmasq.close()
-        self._http.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._end.close()
 
     def offer(self, machine: Machine, load: Load, note: Note) -> Offer:
         """Offer `load` to `machine`, once. Steps and troubles go to `note`. Raises UsageError, LabError."""
