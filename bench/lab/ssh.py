@@ -65,8 +65,8 @@ class Sftp:
         """A new file to write to. Raises LabError if the host refuses."""
         refused = "cannot be written"
         try:
+            # Not pipelined: paramiko then drops what the server says of writes that fail.
             with self._client.open(path, "wb") as file:
-                file.set_pipelined(True)
                 yield SftpFile(file)
         except TimeoutError:
             raise
@@ -74,7 +74,8 @@ class Sftp:
             # What the server says of its disk; a connection that breaks is none of these.
             if isinstance(error, ConnectionError | EOFError) or "closed" in str(error).lower():
                 raise
-            words = escape(str(error).encode())
+            # SSH_FX_FAILURE, which has no words of its own: no room is among its reasons.
+            words = escape(str(error).encode()).replace("Failure", "failure, such as a full disk")
             raise LabError(
                 f"{self._component}: {escape(path.encode())} {refused}: {words}",
                 component=self._component,
