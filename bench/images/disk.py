@@ -111,9 +111,11 @@ def build_disk(kind: str, system: KnownGood, keys: bytes, *, cache: Path | None 
     if kind not in KINDS:
         raise UsageError(f"no disk {kind!r}; there are: {', '.join(KINDS)}")
     programs = _require(kind)
-    identity = hash_of({"recipe": RECIPE, "bytes": SIZE_BYTES, "kind": kind, "system": system.identity, "keys": keys.hex(),
-                        "texts": [_EARLY_CONFIG, _GRUB_CONFIG, _LOADER_CONFIG, _LOADER_ENTRY, COMMAND_LINE],
-                        "loader": [sha256_of(path) for path in programs]})  # fmt: skip
+    identity = hash_of({
+        "recipe": RECIPE, "bytes": SIZE_BYTES, "kind": kind, "system": system.identity, "keys": keys.hex(),
+        "texts": [_EARLY_CONFIG, _GRUB_CONFIG, _LOADER_CONFIG, _LOADER_ENTRY, COMMAND_LINE],
+        "loader": [sha256_of(path) for path in programs],
+    })  # fmt: skip
     path = (cache or disks_cache()) / f"{kind}-{identity[:16]}.img"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
