@@ -105,7 +105,7 @@ def microcode(session: nox.Session) -> None:
 def rack(session: nox.Session) -> None:
     """Tests of the rack's protocols on real servers on loopback (./setup --with-rack)."""
     need(session, "pytest", "pytest-timeout", "pyghmi", "sushy", "sushy-tools", "bcrypt")
-    python(session, "pytest", "-m", "rack", "tests/rack", *session.posargs)
+    python(session, "pytest", "-m", "rack", "tests/rack", "tests/net", *session.posargs)
 
 
 @nox.session
