@@ -56,13 +56,15 @@ def recover(
 
 def _withdrawn(method: OneShot, ssh: Ssh) -> Check:
     name = f"nothing left by {method.name}"
+    objections: list[str] = []
     try:
         system = read_system(ssh)
-        if method.objections(system):
-            return Check(name, None, "not a way that this machine has")
+        objections = method.objections(system)
         pending, removed = method.pending(ssh, system), method.withdraw(ssh, system)
         still = method.pending(ssh, system)
     except LabError as error:
+        if objections:
+            return Check(name, None, f"not a way that this machine has: {'; '.join(objections)}")
         return Check(name, False, str(error))
     if still:
         return Check(name, False, f"{still} is still set for the next boot")
