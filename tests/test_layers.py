@@ -69,6 +69,7 @@ LAYERS = (
     layer("loading", "outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
     layer(
+        "cache",
         "describe",
         "hardware",
         "initrd",

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cache import cache_folder
 from bench.errors import LabError, UsageError
 from bench.images.kernel_cache import hash_of
 from bench.images.kernel_source import sha256_of
@@ -99,8 +100,7 @@ class Disk:
 
 def disks_cache() -> Path:
     """``$XDG_CACHE_HOME/bench/disks``, in ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "disks"
+    return cache_folder("disks")
 
 
 def build_disk(kind: str, system: KnownGood, keys: bytes, *, cache: Path | None = None) -> Disk:

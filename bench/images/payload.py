@@ -7,7 +7,6 @@ A build is found again by the hash of all that goes into it, in ``$XDG_CACHE_HOM
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import struct
 import subprocess
@@ -15,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cache import cache_folder
 from bench.errors import UsageError
 from bench.images import payload_pe
 from bench.images.payload_pe import FILE_ALIGNMENT, PAGE_BYTES, PayloadLayout, pe_headers
@@ -86,8 +86,7 @@ def build_payload(root: Path, *, compiler: str = "gcc", cache: Path | None = Non
 
 def default_cache() -> Path:
     """Where built payloads are kept: ``$XDG_CACHE_HOME/bench/payloads``, by default below ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "payloads"
+    return cache_folder("payloads")
 
 
 def _hash_inputs(base: Path, inputs: list[Path], compiler: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+from bench.cache import cache_folder
 from bench.errors import LabError
 from bench.hardware import PxeLoader
 from bench.lab.text import escape
@@ -54,8 +54,7 @@ def find(name: str) -> Path:
 
 def default_cache() -> Path:
     """Where GRUB's images are kept: ``$XDG_CACHE_HOME/bench/loaders``, by default below ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "loaders"
+    return cache_folder("loaders")
 
 
 def grub_image(firmware: str, first: bytes, *, cache: Path | None = None) -> Path:
