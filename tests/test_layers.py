@@ -78,6 +78,7 @@ LAYERS = (
         "owners",
         "records",
         "script",
+        "uki",
         "updates",
         "wire",
         peers=True,
