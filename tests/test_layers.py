@@ -79,6 +79,7 @@ LAYERS = (
         "owners",
         "records",
         "script",
+        "uki",
         "updates",
         "wire",
         peers=True,

@@ -14,7 +14,7 @@ from bench.errors import FormatError
 from bench.images import build_payload
 from bench.images.bzimage import read_boot_header
 from bench.images.payload_pe import ROOM_BYTES, PayloadLayout, pe_headers
-from bench.images.uki import read_pe
+from bench.uki import read_pe
 
 ROOT = Path(__file__).parents[1]
 COMPILERS = ("gcc", pytest.param("clang", marks=pytest.mark.payloads))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.errors import FormatError, UsageError
 from bench.images.payload_pe import PayloadLayout, pe_headers
-from bench.images.uki import append_sections, build_uki, read_pe
+from bench.uki import append_sections, build_uki, read_pe
 
 LAYOUT = PayloadLayout(setup_bytes=0x2000, data_at=0x3000, body_bytes=0x3200, memory_bytes=0x5123, entry=0x2C0)
 # A program of the same form as a stub: sections, and a table of symbols behind them.

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from bench.images import build_payload
-from bench.images.uki import build_uki
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits
 from bench.records import Machine, Verdict
 from bench.run import Order, offer, run
 from bench.scenarios import load_scenarios
 from bench.script import render
+from bench.uki import build_uki
 from tests.lab.payload_machine import LA57, NONCE, ROOT, Boot, Record, number, reads, until_done, window
 from tests.lab.uefi_machine import (
     DEADLINE_S,

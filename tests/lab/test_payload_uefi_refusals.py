@@ -10,8 +10,8 @@ from urllib.parse import unquote
 import pytest
 
 from bench.images import build_payload
-from bench.images.uki import build_uki
 from bench.script import render
+from bench.uki import build_uki
 from tests.lab.payload_machine import LA57, NONCE, ROOT, Boot, until_done, window
 from tests.lab.uefi_machine import DEADLINE_S, FALLBACK, MACHINE, boot_files, disk, grub, medium, qemu, small
 
