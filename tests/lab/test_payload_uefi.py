@@ -125,6 +125,7 @@ WAYS: dict[str, Callable[[Path, bytes, bytes], bytes]] = {
 }
 
 
+@pytest.mark.boot
 @pytest.mark.parametrize("way", WAYS)
 def test_way_to_boot(everything: Everything, tmp_path: Path, way: str) -> None:
     payload = build_payload(ROOT).kernel.read_bytes()
@@ -144,6 +145,7 @@ def test_run_gives_the_verdicts_of_a_boot_by_bios(machine: str, variant: str, tm
     assert uefi.scenarios == bios.scenarios
 
 
+@pytest.mark.boot
 def test_other_port_by_the_loader_s_command_line(tmp_path: Path) -> None:
     script = render((window(0, LA57),), nonce=NONCE)
     image = build_uki(build_payload(ROOT).kernel.read_bytes(), script, "quiet bench.uart=0x2f8")

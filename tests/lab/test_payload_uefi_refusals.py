@@ -15,7 +15,7 @@ from bench.uki import build_uki
 from tests.lab.payload_machine import LA57, NONCE, ROOT, Boot, until_done, window
 from tests.lab.uefi_machine import DEADLINE_S, FALLBACK, MACHINE, boot_files, disk, grub, medium, qemu, small
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SCRIPT = render((window(0, LA57),), nonce=NONCE)
 # Where the supervisor says how much memory it needs, from its begin.
