@@ -89,9 +89,9 @@ class FlashLoader(Loader):
         folder, _ = self._method.folder(system)
         store.make(ssh, folder)
         names = tuple(image.name for image in images)
-        if pruned := store.prune(ssh, system, folder, needed=names):
+        pruned, there = store.prune(ssh, system, folder, needed=names)
+        if pruned:
             note({"step": "pruned", "files": ", ".join(pruned)})
-        there = store.images(ssh, folder)
         needed = sum(len(image.content) for image in images if image.name not in there)
         _, free_bytes = self._method.folder(read_system(ssh, boot=self._boot) if pruned else system)
         if too_little := room_refusal(free_bytes, needed, folder):

@@ -139,5 +139,5 @@ def prune_images(
             if not method.objections(system):
                 removed += method.withdraw(talk.ssh, system)
                 folder, _ = method.folder(system)
-                removed += [f"{folder}/{name}" for name in store.prune(talk.ssh, system, folder, keep=keep)]
+                removed += [f"{folder}/{name}" for name in store.prune(talk.ssh, system, folder, keep=keep)[0]]
     return removed

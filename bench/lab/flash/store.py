@@ -16,12 +16,15 @@ KEEP = 4
 _OURS = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}\.(kernel|initrd)({re.escape(PART)})?")
 
 
-def prune(ssh: Ssh, system: System, folder: str, *, keep: int = KEEP, needed: tuple[str, ...] = ()) -> list[str]:
-    """Remove all but the `keep` newest images of each kind, and parts; the names that went.
+def prune(
+    ssh: Ssh, system: System, folder: str, *, keep: int = KEEP, needed: tuple[str, ...] = ()
+) -> tuple[list[str], list[str]]:
+    """Remove all but the `keep` newest images of each kind, and parts; the names that went, and that stay.
 
     What is `needed`, what any configuration of the boot loader names and what is not named as ours are stays.
     """
     removed: list[str] = []
+    staying: list[str] = []
     kept = {"kernel": 0, "initrd": 0}
     for name in files.listed(ssh, folder):
         match = _OURS.fullmatch(name)
@@ -30,21 +33,17 @@ def prune(ssh: Ssh, system: System, folder: str, *, keep: int = KEEP, needed: tu
         if not match[2]:
             kept[match[1]] += 1
             if kept[match[1]] <= keep or name in needed or _is_named(ssh, system, name):
+                staying.append(name)
                 continue
         removed.append(name)
     files.remove(ssh, *(f"{folder}/{name}" for name in removed))
-    return removed
+    return removed, staying
 
 
 def make(ssh: Ssh, folder: str) -> None:
     """Have the folder, on disk."""
     quoted, above = shlex.quote(folder), shlex.quote(folder.rpartition("/")[0])
     done(ssh, f"[ -d {quoted} ] || {{ mkdir -p {quoted} && sync {above}; }}", what=f"make {folder}")
-
-
-def images(ssh: Ssh, folder: str) -> list[str]:
-    """Names of our images, the newest first."""
-    return [name for name in files.listed(ssh, folder) if _OURS.fullmatch(name)]
 
 
 def _is_named(ssh: Ssh, system: System, name: str) -> bool:

@@ -59,8 +59,7 @@ def upload(ssh: Ssh, folder: str, image: Image, note: Note) -> str:
     part = path + PART
     try:
         _send(ssh, part, image.content)
-        done(ssh, f"sync {shlex.quote(part)}", what=f"write {part}", timeout_s=HASHING_S)
-        found = _hash_there(ssh, part)
+        found = _hash_there(ssh, part, first=f"sync {shlex.quote(part)} && ")
         if found != image.sha256:
             words = f"SHA-256 there is {found or 'not to be had'}, here {image.sha256}"
             raise LabError(f"{ssh.component}: {path}: {words}", component=ssh.component, witness=words)
@@ -82,9 +81,9 @@ def _step(name: str, image: Image, begun: float, how: str) -> Mapping[str, str]:
     }  # fmt: skip
 
 
-def _hash_there(ssh: Ssh, path: str) -> str:
+def _hash_there(ssh: Ssh, path: str, *, first: str = "") -> str:
     """SHA-256 of a file, computed by the machine from what its file system gives back; empty: there is none."""
-    finished = ask(ssh, f"sha256sum <{shlex.quote(path)}", timeout_s=HASHING_S)
+    finished = ask(ssh, f"{first}sha256sum <{shlex.quote(path)}", timeout_s=HASHING_S)
     return finished.output.decode("ascii", "replace").split()[0] if finished.output.split() else ""
 
 
