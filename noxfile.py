@@ -73,8 +73,9 @@ def tests(session: nox.Session) -> None:
 def payloads(session: nox.Session) -> None:
     """Build the payload with gcc and clang, check the files, boot clang's (clang: `bench doctor --install`)."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    files = ["tests/test_payload_build.py", "tests/lab/test_payload_boot.py"]
-    python(session, "pytest", "-m", "payloads or not lab", *files, *session.posargs)
+    files = ["tests/test_payload_build.py", "tests/test_payload_pe.py", "tests/lab/test_payload_boot.py"]
+    files += ["tests/lab/test_payload_uefi.py"]
+    python(session, "pytest", "-m", "(payloads or not lab) and not boot", *files, *session.posargs)
 
 
 @nox.session
