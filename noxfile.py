@@ -73,8 +73,9 @@ def tests(session: nox.Session) -> None:
 def payloads(session: nox.Session) -> None:
     """Build the payload with gcc and clang, check the files, boot clang's (clang: `bench doctor --install`)."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    files = ["tests/test_payload_build.py", "tests/lab/test_payload_boot.py"]
-    python(session, "pytest", "-m", "payloads or not lab", *files, *session.posargs)
+    files = ["tests/test_payload_build.py", "tests/test_payload_pe.py", "tests/lab/test_payload_boot.py"]
+    files += ["tests/lab/test_payload_uefi.py"]
+    python(session, "pytest", "-m", "(payloads or not lab) and not boot", *files, *session.posargs)
 
 
 @nox.session
@@ -88,7 +89,9 @@ def kernels(session: nox.Session) -> None:
 def lab(session: nox.Session) -> None:
     """Tests that boot virtual machines."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    marks = "lab and not boot and not payloads and not rack and not microcode and not kernels and not plugin"
+    marks = (
+        "lab and not boot and not faults and not payloads and not rack and not microcode and not kernels and not plugin"
+    )
     python(session, "pytest", "-m", marks, *session.posargs)
 
 
@@ -103,14 +106,28 @@ def microcode(session: nox.Session) -> None:
 def rack(session: nox.Session) -> None:
     """Tests of the rack's protocols on real servers on loopback (./setup --with-rack)."""
     need(session, "pytest", "pytest-timeout", "pyghmi", "sushy", "sushy-tools", "bcrypt")
-    python(session, "pytest", "-m", "rack", "tests/rack", *session.posargs)
+    python(session, "pytest", "-m", "rack", "tests/rack", "tests/net", *session.posargs)
 
 
 @nox.session
 def boot(session: nox.Session) -> None:
     """Machines with a disk and a network: SSH flashing, network boot, recovery (./setup --with-boot)."""
-    need(session, "pytest", "pytest-timeout")
-    python(session, "pytest", "-m", "boot", *session.posargs)
+    need(session, "pytest", "pytest-timeout", "pytest-xdist")
+    python(session, "pytest", "-n", "2", "--dist", "loadfile", "-m", "boot and not faults", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """What can go wrong with each way of loading, at each step: the machine's own system comes up (an hour)."""
+    need(session, "pytest", "pytest-timeout", "pytest-xdist")
+    python(session, "pytest", "-n", "2", "--dist", "loadfile", "-m", "faults", *session.posargs)
+
+
+@nox.session(name="bench")
+def benchmark(session: nox.Session) -> None:
+    """Times beside a bare recipe's, in the same session: what the bench adds to loading a machine (--with-boot)."""
+    need(session)
+    python(session, "tests.bench_loading", *session.posargs)
 
 
 @nox.session

@@ -19,6 +19,7 @@ from bench.cli_images import app as images
 from bench.cli_inventory import check, discover, schema
 from bench.cli_lock import app as lock
 from bench.cli_microcode import app as microcode
+from bench.cli_netboot import app as netboot
 from bench.cli_night import night
 from bench.cli_power import power
 from bench.cli_recover import recover
@@ -45,6 +46,7 @@ app.add_typer(images, name="images")
 app.add_typer(flash, name="flash")
 app.add_typer(microcode, name="microcode")
 app.add_typer(lock, name="lock")
+app.add_typer(netboot, name="netboot")
 app.add_typer(results_app, name="results")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json as jsons
 import secrets
 import sys
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +17,50 @@ import typer
 from bench.terminal import note, say
 
 if TYPE_CHECKING:
-    from bench.health import Check
+    from bench.health import Check, Health
+    from bench.lab.power.switched import SwitchedPower
+    from bench.records import Machine
 
 MARKS = {True: "ok", False: "FAILED", None: "-"}
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """A machine of metal that is ours for a while, and what an examination of it needs."""
+
+    machine: Machine
+    power: SwitchedPower
+    health: Health
+    folder: Path
+    """For captures; not there yet."""
+    told: Callable[[Check], None]
+
+
+@contextmanager
+def at_hand(name: str, results: Path | None, *, purpose: str, wait: float, json: bool) -> Iterator[AtHand]:
+    """Have the machine `name`; its checks are shown as they come, unless `json`. Raises UsageError, LabError."""
+    from bench.cli_power import ask
+    from bench.errors import UsageError
+    from bench.health import Health
+    from bench.inventory import find_root, load_inventory
+    from bench.lab.power.choose import power_of
+    from bench.leases import lease
+    from bench.store import Store
+
+    root = find_root()
+    machines = load_inventory(root)
+    if name not in machines:
+        raise UsageError(f"no machine {name!r}; there are: {', '.join(machines)}")
+    machine, where, now = machines[name], results or root / "results", datetime.now(UTC)
+    power = power_of(machine, ask=ask if sys.stdin.isatty() else None)
+    folder = where / "health" / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{name}-{secrets.token_hex(2)}"
+
+    def told(check: Check) -> None:
+        if not json:
+            say(f"{MARKS[check.ok]:7} {check.name:20} {check.found}")
+
+    with lease(machine, where, purpose=purpose, wait_s=wait, waiting=note), Store(where / "bench.sqlite") as store:
+        yield AtHand(machine, power, Health(store), folder, told)
 
 
 def health(
@@ -33,37 +76,18 @@ def health(
 
     Two failures in a row take it offline with the reason; an examination that passes brings it back.
     """
-    from bench.cli_power import ask
-    from bench.errors import UsageError
-    from bench.health import Health, examine
-    from bench.inventory import find_root, load_inventory
-    from bench.lab.power.choose import power_of
-    from bench.leases import lease
-    from bench.store import Store
+    from bench.health import examine
 
-    root = find_root()
-    machines = load_inventory(root)
-    if machine not in machines:
-        raise UsageError(f"no machine {machine!r}; there are: {', '.join(machines)}")
-    chosen, where, now = machines[machine], results or root / "results", datetime.now(UTC)
-    power = power_of(chosen, ask=ask if sys.stdin.isatty() else None)
-    folder = where / "health" / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{machine}-{secrets.token_hex(2)}"
-
-    def told(check: Check) -> None:
-        if not json:
-            say(f"{MARKS[check.ok]:7} {check.name:20} {check.found}")
-
-    with (
-        lease(chosen, where, purpose="bench health", wait_s=wait, waiting=note),
-        Store(where / "bench.sqlite") as store,
-    ):
-        found = examine(chosen, Health(store), folder, power=power, accept_drift=accept_drift, told=told)
+    with at_hand(machine, results, purpose="bench health", wait=wait, json=json) as here:
+        found = examine(
+            here.machine, here.health, here.folder, power=here.power, accept_drift=accept_drift, told=here.told
+        )
     if json:
-        say(jsons.dumps({"ok": found.ok, "capture": str(folder), **asdict(found)}, indent=2))
+        say(jsons.dumps({"ok": found.ok, "capture": str(here.folder), **asdict(found)}, indent=2))
     else:
         state = "offline" if found.condition.offline_since is not None else "online"
         failures = f", {found.condition.failures} failed in a row" if found.condition.failures else ""
-        say(f"{machine}: {state}{failures}; captured in {folder}")
-        if found.time_to_first_byte_s is not None and chosen.wiring.time_to_post_s is None:
+        say(f"{machine}: {state}{failures}; captured in {here.folder}")
+        if found.time_to_first_byte_s is not None and here.machine.wiring.time_to_post_s is None:
             say(f"for its inventory entry: time_to_post_s = {found.time_to_first_byte_s}")
     return 0 if found.ok else 3

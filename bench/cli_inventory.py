@@ -24,9 +24,12 @@ class Kind(StrEnum):
     MACHINES = "machines"
     VIRTUAL = "virtual"
     QUIRKS = "quirks"
+    LAB = "lab"
 
 
-def schema(kind: Annotated[Kind, typer.Argument(help="Files of this folder, or quirks.toml.")] = Kind.MACHINES) -> int:
+def schema(
+    kind: Annotated[Kind, typer.Argument(help="Files of this folder, quirks.toml or lab.toml.")] = Kind.MACHINES,
+) -> int:
     """Print the JSON Schema of the inventory's files, for editors and generators."""
     from bench.inventory import schema as schema_of
 
@@ -100,6 +103,8 @@ def discover(
         raise UsageError(f"{chosen!r} is no machine's name: lower-case letters, digits and hyphens, at most 41")
     if not host_key:
         raise UsageError(_unpinned(host, port))
+    if key_file and not key_file.startswith("~/"):
+        key_file = str(Path(key_file).absolute())
     access = SshAccess(host, user, host_key, port, key_file)
     with Ssh(access) as ssh:
         found = ask(ssh)
@@ -128,7 +133,7 @@ def _unpinned(host: str, port: int) -> str:
 
     shown = shown_key(host, port)
     return (
-        f"{host}: no host key is pinned, so nothing was sent. It shows {shown.fingerprint}: compare that at the "
+        f"{host}: no host key is pinned, so nobody was logged in. It shows {shown.fingerprint}: compare that at the "
         "machine's own console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub, or another type's; ssh-keyscan shows "
         f"the others), and if it is the same:\n  --host-key '{shown.key}'"
     )

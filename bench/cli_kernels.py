@@ -49,6 +49,7 @@ def kernel_tasks(
     from bench.images.bzimage import require_bootable
     from bench.run import KernelOrder
     from bench.scenarios import load_boot_plans
+    from bench.update_safety import require_allowed
 
     known = load_boot_plans(root)
     chosen = tuple(_chosen_plans(known, plans, full=full))
@@ -58,6 +59,9 @@ def kernel_tasks(
     for name in names:
         tags = (TAG, UPDATES_TAG, FULL_TAG) if full and name in usual else (TAG, UPDATES_TAG)
         boxes = _machines(root, machines, every=every, tags=tags)
+        if any(known[plan].updates != "none" for plan in plans):
+            for box in boxes:
+                require_allowed(box)
         base, *series = name.split("+")
         kernel = build_with_progress(root, base, series, quiet=quiet)
         require_bootable(kernel.kernel)

@@ -16,9 +16,11 @@ from bench.terminal import note, say
 
 if TYPE_CHECKING:
     from bench.images.microcode_package import Package
-    from bench.microcode.cases import Case
     from bench.microcode.run import Cell, Result, Subject
+    from bench.microcode.trial import Case
 
+# So many lines at the end, a kernel on a machine each; above that one for each kernel.
+SHOWN = 16
 NOT_HERE = "Intel's microcode is not here: get it with `bench microcode fetch`"
 
 
@@ -84,10 +86,14 @@ def matrix(
     if resume:
         cells = left(cells, done_cells(where))
     boots = sum(cell.times for cell in cells)
-    minutes = boots * seconds_a_boot(where, guess=CELL_S) / jobs / 60
+    seconds = boots * seconds_a_boot(where, guess=CELL_S) / jobs
     drawn = f", drawn from {total} with seed {seed}" if draw is not None else ""
     done = f"; {kept - len(cells)} are done" if resume else ""
-    about = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
+    about = next(
+        f"{seconds / unit_s:.0f} {unit}"
+        for unit, unit_s in (("h", 3600), ("min", 60), ("s", 1))
+        if seconds >= 2 * unit_s or unit == "s"
+    )
     note(f"plan: {kept} cells{drawn}{done}; {boots} boots, about {about}, {jobs} at a time")
     if dry:
         return 0
@@ -216,10 +222,16 @@ def _conclude(outcomes: Sequence[Result], json: bool) -> int:
 
 
 def _table_of(outcomes: Sequence[Result]) -> Iterator[str]:
-    runs = Counter((o.subject, o.machine) for o in outcomes)
-    agreed = Counter((o.subject, o.machine) for o in outcomes if o.verdict == "PASS")
+    many = len({(o.subject, o.machine) for o in outcomes}) > SHOWN
+    models = {o.subject: len({each.model for each in outcomes if each.subject == o.subject}) for o in outcomes}
+
+    def group(o: Result) -> tuple[str, str]:
+        return o.subject, f"{models[o.subject]} models" if many else o.machine
+
+    runs = Counter(group(o) for o in outcomes)
+    agreed = Counter(group(o) for o in outcomes if o.verdict == "PASS")
     for subject, machine in runs:
-        seconds = sum(o.seconds for o in outcomes if (o.subject, o.machine) == (subject, machine))
+        seconds = sum(o.seconds for o in outcomes if group(o) == (subject, machine))
         yield (
             f"{subject} on {machine}: {agreed[subject, machine]} of {runs[subject, machine]} boots as predicted, "
             f"{seconds / runs[subject, machine]:.2f} s a boot (virtual: the loader, not the processor)"

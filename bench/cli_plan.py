@@ -32,7 +32,7 @@ class Plan:
     known: int
     """Runs whose time is that of earlier runs; of the others it is guessed."""
     touched: tuple[str, ...]
-    """A line for each machine of metal."""
+    """A line for each machine of metal, and one more for each whose microcode is updated."""
     virtual: int
     """Machines that QEMU plays."""
 
@@ -55,6 +55,8 @@ class Plan:
 
 def make_plan(tasks: Sequence[Task], results: Path, jobs: int) -> Plan:
     """The plan of `tasks`, `jobs` at a time; times from the store in `results`, if there is one."""
+    from bench.update_safety import warning
+
     took = _took(results)
     by_machine: dict[str, float] = defaultdict(float)
     boots, known = Counter[str](), 0
@@ -71,7 +73,9 @@ def make_plan(tasks: Sequence[Task], results: Path, jobs: int) -> Plan:
     chains = [s for name, s in by_machine.items() if machines[name].virtual is None]
     seconds = max(sum(by_machine.values()) / max(1, jobs), *chains, 0.0)
     metal = [machine for machine in machines.values() if machine.virtual is None]
+    updated = {task.order.machine.name for task in tasks if _updates(task)}
     touched = tuple(_touched(machine, boots[machine.name]) for machine in metal)
+    touched += tuple(warning(machine) for machine in metal if machine.name in updated)
     return Plan(len(tasks), boots.total(), seconds, known, touched, len(machines) - len(metal))
 
 
@@ -82,6 +86,16 @@ def _boots(task: Task) -> int:
     if isinstance(task.order, MatrixOrder):
         return len(task.order.cases)
     return len(offer(task.order)[0]) if isinstance(task.order, KernelOrder) else 1
+
+
+def _updates(task: Task) -> bool:
+    from bench.run import KernelOrder, Order, offers_updates
+    from bench.run import offer as offer_windows
+    from bench.run_kernel import offer
+
+    if isinstance(task.order, Order):
+        return task.order.machine.virtual is None and offers_updates(offer_windows(task.order)[0])
+    return isinstance(task.order, KernelOrder) and any(each.with_update for each in offer(task.order)[0])
 
 
 def _took(results: Path) -> dict[tuple[str, str], float]:
@@ -99,7 +113,7 @@ def _took(results: Path) -> dict[tuple[str, str], float]:
 
 
 def _tells(run: StoredRun) -> bool:
-    return run.record.verdict.value not in ("MISS", "ERROR")
+    return run.record.verdict.value not in ("MISS", "ERROR", "SKIP")
 
 
 def _guess_s(machine: Machine) -> float:

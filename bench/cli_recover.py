@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json as jsons
-import secrets
-import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from bench.cli_health import MARKS
-from bench.terminal import note, say
-
-if TYPE_CHECKING:
-    from bench.health import Check
+from bench.cli_health import at_hand
+from bench.terminal import say
 
 
 def recover(
@@ -32,40 +26,22 @@ def recover(
 
     If its own switch is not enough, its mains are taken away. What even that does not mend, a person has to look at.
     """
-    from bench.cli_power import ask
-    from bench.errors import UsageError
-    from bench.health import Health
-    from bench.inventory import find_root, load_inventory
-    from bench.lab.metal import loaders_of
-    from bench.lab.power.choose import power_of
-    from bench.leases import lease
     from bench.recovery import recover as bring_back
-    from bench.store import Store
 
-    root = find_root()
-    machines = load_inventory(root)
-    if machine not in machines:
-        raise UsageError(f"no machine {machine!r}; there are: {', '.join(machines)}")
-    chosen, where, now = machines[machine], results or root / "results", datetime.now(UTC)
-    power = power_of(chosen, ask=ask if sys.stdin.isatty() else None)
-    folder = where / "health" / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{machine}-{secrets.token_hex(2)}"
-
-    def told(check: Check) -> None:
-        if not json:
-            say(f"{MARKS[check.ok]:7} {check.name:20} {check.found}")
-
-    with (
-        lease(chosen, where, purpose="bench recover", wait_s=wait, waiting=note),
-        Store(where / "bench.sqlite") as store,
-    ):
+    with at_hand(machine, results, purpose="bench recover", wait=wait, json=json) as here:
         found = bring_back(
-            chosen, Health(store), folder, power=power, loaders=loaders_of(chosen), accept_drift=accept_drift, told=told
+            here.machine,
+            here.health,
+            here.folder,
+            power=here.power,
+            accept_drift=accept_drift,
+            told=here.told,
         )
     if json:
-        say(jsons.dumps({"ok": found.ok, "capture": str(folder), **asdict(found)}, indent=2))
+        say(jsons.dumps({"ok": found.ok, "capture": str(here.folder), **asdict(found)}, indent=2))
     elif found.ok:
-        say(f"{machine}: back, and online; captured in {folder}")
+        say(f"{machine}: back, and online; captured in {here.folder}")
     else:
-        say(f"{machine}: not back. Its serial line: bench console {machine}, or {folder}")
+        say(f"{machine}: not back. Its serial line: bench console {machine}, or {here.folder}")
         say("See inventory/RACK.md, Surprises; a machine without a working system: --rescue over the network")
     return 0 if found.ok else 3

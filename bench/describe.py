@@ -16,6 +16,7 @@ from bench.records import (
     PhaseStep,
     Step,
     Touch,
+    UpdatePoint,
     Window,
 )
 from bench.wire import START_KERNEL_MAP, Access, Outcome, Phase
@@ -111,6 +112,8 @@ def step_words(step: Step | None) -> str:
             return f"step {step.step} (loading the final tables)"
         case DigestPoint():
             return f"step {step.step} (digest)"
+        case UpdatePoint():
+            return f"step {step.step} (offering an update)"
         case DumpPoint():
             return f"step {step.step} (dump)"
         case BootData() | PhaseStep():

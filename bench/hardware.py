@@ -153,6 +153,55 @@ class PowerSpec:
     """From mains to a BMC that answers."""
 
 
+class Netboot(StrEnum):
+    """Who has a machine boot from the network."""
+
+    ORDER = "order"
+    """The firmware's own order: network first, then the disk. Without an offer it goes on to the disk."""
+    IPMI = "ipmi"
+    """The BMC, asked over IPMI for the next boot only."""
+    REDFISH = "redfish"
+    """The BMC, asked over Redfish for the next boot only."""
+    BOOTNEXT = "bootnext"
+    """UEFI's BootNext, set by the machine's own system."""
+
+
+class PxeLoader(StrEnum):
+    """What the firmware loads from the network, and what loads the kernel then."""
+
+    IPXE = "ipxe"
+    PXELINUX = "pxelinux"
+    """BIOS only."""
+    GRUB = "grub"
+    UKI = "uki"
+    """A unified kernel image, which needs no loader. UEFI only."""
+
+
+class NetworkMode(StrEnum):
+    """Who gives addresses on the boot network."""
+
+    FULL = "full"
+    """We do, and nobody else may."""
+    PROXY = "proxy"
+    """The site's own server; we say beside it what to boot."""
+
+
+@dataclass(frozen=True)
+class BootNetwork:
+    """The network on which machines boot, as ``lab.toml`` says it."""
+
+    interface: str
+    address: str
+    """Ours on it, with the length of the prefix: ``10.77.0.1/24``."""
+    mode: NetworkMode = NetworkMode.FULL
+    pool: tuple[str, str] | None = None
+    """First and last address for machines without one of their own (full mode only)."""
+    router_advertisements: bool = True
+    """Tell IPv6 hosts that there is no router, which iPXE otherwise waits for (13 s)."""
+    ipv6_prefix: str = "fd77::"
+    http_port: int = 8069
+
+
 @dataclass(frozen=True)
 class Wiring:
     """What a machine of metal has beside its processor."""
@@ -167,4 +216,10 @@ class Wiring:
     """Ways to load it, the preferred one first."""
     time_to_post_s: float | None = None
     """From power-on to the first byte that is not the firmware's, as measured; None: not known."""
+    netboot: Netboot = Netboot.ORDER
+    pxe_loader: PxeLoader = PxeLoader.IPXE
+    boot_network: BootNetwork | None = None
+    """Where it boots from the network, if the lab has such a place."""
+    secure_boot: bool = False
+    """Its firmware starts signed programs only, and ours are not."""
     notes: str = field(default="", compare=False)

@@ -20,11 +20,13 @@ from bench.errors import LabError, UsageError
 from bench.lab import metal
 from bench.lab.capture import CaptureWriter
 from bench.lab.fingerprint import SystemFacts, read_system
+from bench.lab.flash.plan import look
 from bench.lab.power import PowerState
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.ssh import Ssh
 from bench.records import LabEventKind, Machine
 from bench.store import Store
+from bench.update_safety import SWITCH, fallback_objection
 
 # So many examinations in a row have to fail before a machine is offline.
 FAILURES_TO_OFFLINE = 2
@@ -167,6 +169,9 @@ def examine(
                 check("left off", True, left["state"] if "state" in left else left.get("own switch", "off"))
     except LabError as error:
         check(error.component, False, str(error))
+    if facts is not None and machine.allow_updates:
+        objection = fallback_objection(facts.command_line)
+        check("known-good system loads no microcode", not objection, objection or f"{SWITCH} is on its command line")
     known = health.condition(machine.name).fingerprint
     new = _judge_system(facts, known, accept_drift, check) if facts is not None else None
     failed = [f"{one.name}: {one.found}" for one in checks if one.ok is False]
@@ -220,7 +225,7 @@ def _known_good(
                 with Ssh(access, timeout_s=min(15.0, allowed_s)) as ssh:
                     times["ssh"] = round(time.monotonic() - begun, 1)
                     facts = read_system(ssh)
-                    for one in visit(ssh):
+                    for one in (*visit(ssh), *_one_shots(machine, ssh)):
                         check(one.name, one.ok, one.found)
             except LabError as error:
                 last = error
@@ -239,6 +244,18 @@ def _known_good(
     else:
         check("serial line", False, f"no byte in {time.monotonic() - begun:.0f} s of a boot")
     return facts
+
+
+def _one_shots(machine: Machine, ssh: Ssh) -> Iterator[Check]:
+    """Nothing may be set for the next boot; and whether the loader is known to forget a one-shot."""
+    for state, pending in look(machine, ssh):
+        reasons = f": {'; '.join(state.reasons)}" if state.reasons else ""
+        if pending:
+            yield Check(f"one-shot by {state.method}", False, f"{pending} is still set: bench recover {machine.name}")
+        elif state.state == "not proved yet":
+            yield Check(f"one-shot by {state.method}", None, f"not proved yet: bench flash prove {machine.name}")
+        else:
+            yield Check(f"one-shot by {state.method}", state.state == "proved" or None, state.state + reasons)
 
 
 def _judge_system(

@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from bench.cache import cache_folder
 from bench.errors import UsageError
 from bench.images.disk import build_disk
 from bench.images.known_good import build_known_good, dropbear_key, keys_archive
@@ -41,8 +42,7 @@ def with_files(machine: Machine, root: Path, *, keys: Path | None = None) -> Mac
 
 def keys_folder() -> Path:
     """``$XDG_CACHE_HOME/bench/keys``, in ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "keys"
+    return cache_folder("keys")
 
 
 def public_line(key: Ed25519PrivateKey) -> str:

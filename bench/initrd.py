@@ -8,11 +8,12 @@ then name and data, each padded to 4 bytes.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bench.errors import FormatError
 
 SCRIPT_NAME = "bench/script"
+STEPS_NAME = "bench/steps"
 REGULAR, PROGRAM, FOLDER, LINK = 0o100644, 0o100755, 0o040755, 0o120777
 _HEADER_BYTES = 110
 # What is behind the script begins where the data of updates may begin.
@@ -36,10 +37,16 @@ def early_cpio(script: bytes = b"", updates: bytes = b"", *, filler_bytes: int =
 def user_cpio(files: Mapping[str, bytes]) -> bytes:
     """What the kernel unpacks as its root: files that may be run, and their folders, compressed. Same input, same
     bytes."""
-    folders = sorted({name.rpartition("/")[0] for name in files if "/" in name})
+    folders = sorted({name[:at] for name in files for at, letter in enumerate(name) if letter == "/"})
     out = b"".join(entry(folder, mode=FOLDER) for folder in folders)
     out += b"".join(entry(name, data, mode=PROGRAM) for name, data in files.items())
     return gzip.compress(out + entry("TRAILER!!!", mode=0), mtime=0)
+
+
+def init_cpio(init: bytes, steps: Sequence[str], files: Mapping[str, bytes] | None = None) -> bytes:
+    """`user_cpio` with the program `init`, what it is to do (``firmware-images/init/README.md``) and more files."""
+    told = "".join(f"{step}\n" for step in steps).encode()
+    return user_cpio({"init": init, STEPS_NAME: told, **(files or {})})
 
 
 def script_in(initrd: bytes) -> bytes:

@@ -13,6 +13,7 @@ from bench.describe import describe_divergence, describe_next
 from bench.early_load import EarlyLoadVerdict, judge_early_load
 from bench.errors import FormatError, UsageError
 from bench.initrd import script_in
+from bench.loading import first_missing
 from bench.outcome import classify
 from bench.parse.trace import TraceLog, parse_trace, replayed
 from bench.reconcile import reconcile
@@ -32,12 +33,14 @@ from bench.records import (
     ScenarioResult,
     Step,
     Touch,
+    UpdatePoint,
     Verdict,
     Window,
     worst,
 )
 from bench.sim.predict import predict
 from bench.unpatched import UnpatchedVerdict, judge_unpatched
+from bench.update_steps import judge_update_steps
 from bench.updates import Transition
 from bench.wire import START_KERNEL_MAP, Outcome, Phase
 
@@ -74,6 +77,8 @@ class WindowVerdict:
     comparison: Comparison | None = None
     early: EarlyLoadVerdict | None = None
     """What a kernel's boot says of microcode."""
+    transitions: tuple[Transition, ...] = ()
+    """What came of updates that the payload offered its processor."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,10 @@ def judge(captures: Sequence[Capture]) -> Judgement:
         windows=windows,
         pending=tuple(sorted(pending)),
         notes=tuple(notes),
-        transitions=tuple(each for load in loads for each in load.transitions),
+        transitions=(
+            *(each for load in loads for each in load.transitions),
+            *(each for window in windows for each in window.transitions),
+        ),
     )
 
 
@@ -181,20 +189,29 @@ def _judge_boot(
     windows = {n: w for n, w in windows.items() if n in predictions}
     comparisons = _settle(windows, predictions, quirks)
     end = _ending(capture, log)
+    offered_updates = judge_update_steps(capture, log, windows, asked, boot=boot)
     for number, window in windows.items():
         verdict, finding = _verdict(window, predictions[number], comparisons[number], end, asked, log)
         early = judge_early_load(capture, log, window, end, boot=boot, running=running)
         if early:
             verdict, finding = _with_early_load(verdict, finding, early, window, comparisons[number])
+        elif (given := offered_updates.get(number)) and verdict is Verdict.PASS:
+            verdict, finding = given.verdict, given.finding
         name = capture.scenarios.get(number, f"window-{number}")
         out[number] = WindowVerdict(
-            number, name, verdict, boot, finding, window, predictions[number], comparisons[number], early
-        )
+            number, name, verdict, boot, finding, window, predictions[number], comparisons[number], early,
+            given.transitions if (given := offered_updates.get(number)) else (),
+        )  # fmt: skip
     absent = capture.scenarios.keys() - out.keys()
     if absent and windows and _died(end, log):
         return out, absent
     for number in sorted(absent):
-        verdict, finding = _instead(number, capture) or _unopened(number, end, capture) or _absent(number, end, log)
+        verdict, finding = (
+            _instead(number, capture)
+            or _unopened(number, end, capture)
+            or _not_loaded(number, end, capture, log)
+            or _absent(number, end, log)
+        )
         out[number] = WindowVerdict(number, capture.scenarios[number], verdict, boot, finding)
     return out, set()
 
@@ -311,6 +328,8 @@ def _with_rest(window: Window, asked: Sequence[scripts.Step]) -> Window:
                 rest.append(DigestPoint(number))
             case "dump":
                 rest.append(DumpPoint(number))
+            case "ucode":
+                rest.append(UpdatePoint(number))
             case _:
                 break
     if not rest:
@@ -432,6 +451,14 @@ def _unopened(number: int, end: LabEvent | None, capture: Capture) -> tuple[Verd
     return Verdict.FAIL, Finding("kernel", summary, window=number, observed=died.outcome.value, witness=died.witness)
 
 
+def _not_loaded(number: int, end: LabEvent | None, capture: Capture, log: TraceLog) -> tuple[Verdict, Finding] | None:
+    """A machine that was to boot from the network and said nothing of ours: the first step that is missing."""
+    if end is None or end.kind not in (LabEventKind.SILENCE, LabEventKind.DEADLINE) or log.gaps or log.damage():
+        return None
+    finding = first_missing(capture, window=number)
+    return (Verdict.MISS, replace(finding, witness={**finding.witness, **end.witness})) if finding else None
+
+
 def _absent(number: int, end: LabEvent | None, log: TraceLog) -> tuple[Verdict, Finding]:
     """A window of the script that no `begin` opened."""
     for refusal in log.refusals:
@@ -505,6 +532,8 @@ def _got(step: Step) -> tuple[object, ...]:
             return (step.step, "digest")
         case DumpPoint():
             return (step.step, "dump")
+        case UpdatePoint():
+            return (step.step, "ucode")
         case _:
             return (step.step, "no step of a script")
 

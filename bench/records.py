@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
-from bench.hardware import Wiring
+from bench.hardware import PxeLoader, Wiring
 from bench.linux import Unpatched
 from bench.updates import UpdateOffer
 from bench.wire import Access, Phase
@@ -66,6 +66,8 @@ class VirtualHost:
     """Kind of its disk (`bench.images.disk`), or ``none``."""
     boot_methods: tuple[str, ...] = ()
     """Ways to load it, the preferred one first."""
+    pxe_loader: PxeLoader = PxeLoader.IPXE
+    """What loads the kernel where the network is the way."""
     files: HostFiles | None = None
     """None until they are made."""
 
@@ -330,7 +332,14 @@ class DumpPoint:
     step: int
 
 
-Step = Touch | LoadFinal | DigestPoint | DumpPoint | BootData | PhaseStep
+@dataclass(frozen=True)
+class UpdatePoint:
+    """The machine offers its processor an update of microcode here."""
+
+    step: int
+
+
+Step = Touch | LoadFinal | DigestPoint | DumpPoint | UpdatePoint | BootData | PhaseStep
 
 
 @dataclass(frozen=True)

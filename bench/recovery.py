@@ -7,13 +7,15 @@ again, microcode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.errors import LabError
 from bench.hardware import Cuts
 from bench.health import Check, Examination, Health, examine
-from bench.lab.load import Loader
+from bench.lab.flash.oneshot import OneShot
+from bench.lab.flash.plan import METHODS
+from bench.lab.flash.system import read_system
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.ssh import Ssh
 from bench.records import Machine
@@ -25,19 +27,19 @@ def recover(
     folder: Path,
     *,
     power: SwitchedPower,
-    loaders: Sequence[Loader],
     accept_drift: bool = False,
     told: Callable[[Check], None] = lambda _: None,
 ) -> Examination:
     """Bring `machine` back and examine it; captured into folders below `folder`, one a try. It is off afterwards.
 
-    `loaders`: what may have prepared something on it; each withdraws that. The machine must be ours. Raises UsageError
-    for a virtual machine; what cannot be mended is a failed check.
+    What the ways of its `boot_methods` keep on its disk is withdrawn. The machine must be ours. Raises UsageError for a
+    virtual machine; what cannot be mended is a failed check.
     """
 
-    def withdraw(_: Ssh) -> Iterator[Check]:
-        for loader in loaders:
-            yield _withdrawn(machine, loader)
+    def withdraw(ssh: Ssh) -> Iterator[Check]:
+        for method in machine.wiring.boot_methods:
+            if method in METHODS:
+                yield _withdrawn(METHODS[method], ssh)
 
     found = examine(
         machine, health, folder / "try-1", power=power, accept_drift=accept_drift, visit=withdraw, told=told
@@ -52,12 +54,22 @@ def recover(
     return examine(machine, health, folder / "try-2", power=power, accept_drift=accept_drift, visit=withdraw, told=told)
 
 
-def _withdrawn(machine: Machine, loader: Loader) -> Check:
+def _withdrawn(method: OneShot, ssh: Ssh) -> Check:
+    name = f"nothing left by {method.name}"
+    objections: list[str] = []
     try:
-        witness = loader.fall_back(machine)
+        system = read_system(ssh)
+        objections = method.objections(system)
+        pending, removed = method.pending(ssh, system), method.withdraw(ssh, system)
+        still = method.pending(ssh, system)
     except LabError as error:
-        return Check("nothing left to start", False, str(error))
-    return Check("nothing left to start", True, ", ".join(f"{k}: {v}" for k, v in witness.items()))
+        if objections:
+            return Check(name, None, f"not a way that this machine has: {'; '.join(objections)}")
+        return Check(name, False, str(error))
+    if still:
+        return Check(name, False, f"{still} is still set for the next boot")
+    found = ", ".join([*([f"{pending} was set"] if pending else []), *removed])
+    return Check(name, True, f"withdrawn: {found}" if found else "nothing was there")
 
 
 def _has_mains(power: SwitchedPower) -> bool:

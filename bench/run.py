@@ -19,6 +19,9 @@ from pathlib import Path
 
 from bench.errors import LabError, UsageError
 from bench.images import KernelImage, PayloadImage
+from bench.images.microcode_package import find_package
+from bench.images.newest_update import intels_newest
+from bench.images.payload_sites import payload_sites
 from bench.judge import Judgement, judge
 from bench.lab.boot import Limits, Load, Progress, boot
 from bench.parse.capture_file import read_captures
@@ -28,6 +31,8 @@ from bench.records import PAYLOAD, Finding, Machine, ScenarioResult, Verdict, wo
 from bench.scenarios import BootPlan, Scenario, Skip, expand
 from bench.script import ScriptWindow, render
 from bench.store import MicrocodeRow, RunRecord, Transition
+from bench.update_safety import require_allowed, require_fallback
+from bench.updates import NOTHING, PLAYED, SILICON, UpdateOffer
 from bench.witness import Testimony, cross_examine, of_the_kernel
 
 MATRIX = "microcode/"
@@ -175,6 +180,9 @@ def run(
     """
     started, clock = datetime.now(UTC), time.monotonic()
     windows, names, skipped = offer(order)
+    if offers_updates(windows) and order.machine.virtual is None:
+        require_allowed(order.machine)
+        require_fallback(order.machine)
     folder = new_folder(results / "captures", started, order.machine.name, order.variant)
     captured: list[Path] = []
     judgement = judge([])
@@ -215,7 +223,7 @@ def offer(order: Order) -> tuple[tuple[ScriptWindow, ...], dict[int, str], dict[
     names: dict[int, str] = {}
     skipped: dict[str, str] = {}
     for scenario in order.scenarios:
-        expanded = expand(scenario, order.machine, order.variant, bug=order.bug)
+        expanded = expand(scenario, order.machine, order.variant, bug=order.bug, newest=_intels_newest(order.machine))
         if isinstance(expanded, Skip):
             skipped[scenario.name] = expanded.reason
             continue
@@ -223,6 +231,20 @@ def offer(order: Order) -> tuple[tuple[ScriptWindow, ...], dict[int, str], dict[
             names[len(windows)] = scenario.name
             windows.append(replace(window, number=len(windows)))
     return tuple(windows), names, skipped
+
+
+def offers_updates(windows: Sequence[ScriptWindow]) -> bool:
+    """Whether the payload is to offer its processor an update of microcode."""
+    return any(step.op == "ucode" for window in windows for step in window.steps)
+
+
+def _intels_newest(machine: Machine) -> bytes:
+    """For a machine of metal that may be offered updates; empty if there is none."""
+    package = find_package() if machine.virtual is None and machine.allow_updates else None
+    try:
+        return intels_newest(machine, package).data if package else b""
+    except UsageError:
+        return b""
 
 
 def _boot(
@@ -248,6 +270,12 @@ def _boot(
         "payload_sha256": payload.sha256,
     }
     load = Load(payload.kernel, render(tuple(windows), nonce=nonce), "")
+    if offers_updates(windows):
+        virtual = machine.virtual
+        rules = virtual.microcode if virtual else None
+        takes = SILICON if virtual is None else (PLAYED if rules else NOTHING)
+        meta["updates"] = UpdateOffer("", 1, takes, rules).as_json()
+        load = replace(load, msr_sites=payload_sites(payload), may_lie_elsewhere=False)
     boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.images.microcode_package import find_package
 from bench.images.msr_sites import find_msr_sites
 from bench.images.newest_update import Newest, update_for
-from bench.initrd import early_cpio, user_cpio
+from bench.initrd import early_cpio, init_cpio
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Load, Progress, boot
 from bench.records import Machine, MsrSite, worst
@@ -26,6 +26,7 @@ from bench.scenarios import KernelBoot, Skip, expand_boots
 from bench.script import render
 from bench.sim.variants import EARLY_DYNAMIC_PAGE_TABLES
 from bench.unpatched import CONSOLE, describe_boot
+from bench.update_safety import require_allowed, require_fallback
 from bench.updates import NOTHING, PLAYED, SILICON, UpdateOffer
 from bench.x86.early_cpio import UCODE_PATH, build
 
@@ -90,6 +91,9 @@ class _Fittings:
 def _fit(order: KernelOrder, boots: Sequence[KernelBoot]) -> _Fittings:
     played = order.machine.virtual is not None and order.machine.virtual.microcode is not None
     updating = any(each.with_update for each in boots)
+    if updating and order.machine.virtual is None:
+        require_allowed(order.machine)
+        require_fallback(order.machine)
     return _Fittings(
         find_msr_sites(order.kernel.folder) if played else None,
         update_for(order.machine, find_package()) if updating else None,
@@ -187,20 +191,20 @@ def _load(order: KernelOrder, each: KernelBoot, script: bytes, newest: Newest | 
     head = early_cpio(script, updates, filler_bytes=each.filler_bytes) if each.with_initrd else b""
     if not tasks:
         return Load(order.kernel.kernel, head, " ".join(words).strip())
-    files = {"init": order.init.read_bytes()}
+    files = {}
     if each.kexec is not None:
         files["kexec/kernel"] = order.kernel.kernel.read_bytes()
         files["kexec/cmdline"] = " ".join(words).strip().encode()
         files["kexec/place"] = b"%x" % each.kexec
         if head:
             files["kexec/initrd"] = head
-    init = [f"bench.init={','.join(tasks)}", "bench.done=init", "console=ttyS0", "rdinit=/init"]
+    init = ["bench.done=init", "console=ttyS0", "rdinit=/init"]
     if each.machine.virtual:
         # On a busy computer the emulated timer is late, and the kernel panics over it.
         init.append("no_timer_check")
     # The kernel looks for the compressed part at a multiple of 4.
     head += bytes(-len(head) % 4)
-    initrd = head + user_cpio(files)
+    initrd = head + init_cpio(order.init.read_bytes(), tasks, files)
     # The loader's search ends at the first byte that is compressed.
     offer = initrd[: len(head) + _SEARCHED_BYTES]
     return Load(order.kernel.kernel, initrd, " ".join([*words, *init]).strip(), offer=offer)

@@ -230,10 +230,12 @@ class TestMetal:
         with pytest.raises(UsageError, match=r"nuc: its inventory entry has no \[power\]"):
             self.boot(tmp_path, self.machine())
 
-    def test_a_way_to_load_that_is_not_there_yet_is_named(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("methods", [(), ("grub", "floppy")])
+    def test_a_way_to_load_that_does_not_exist_is_named(self, tmp_path: Path, methods: tuple[str, ...]) -> None:
         power = PowerSpec(CommandSwitch(Cuts.AC, on=("true",), off=("true",)))
-        with pytest.raises(UsageError, match="nuc: boot_methods: grub, floppy: supported are loaded, grub"):
-            self.boot(tmp_path, self.machine(power=power, boot_methods=("grub", "floppy")))
+        said = f"nuc: boot_methods: {', '.join(methods) or 'none'}: supported are loaded, grub, "
+        with pytest.raises(UsageError, match=said):
+            self.boot(tmp_path, self.machine(power=power, boot_methods=methods))
 
     def test_a_machine_of_metal_has_no_second_witness(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="it has none here"):

@@ -22,7 +22,10 @@ writes = st.builds(
 fetches = st.builds(Step, st.just("access"), st.just(Access.FETCH), addresses, st.just(1), fixup=st.booleans())
 moves = st.builds(Step, st.just("access"), st.just(Access.MOVE), addresses, sizes, addresses, fixup=st.booleans())
 others = st.sampled_from(["final", "digest", "dump"]).map(Step)
-steps = reads | writes | fetches | moves | others
+updates = st.builds(
+    Step, st.just("ucode"), update=st.binary(min_size=6, max_size=12).map(lambda b: b * 8), align=st.integers(0, 63)
+)
+steps = reads | writes | fetches | moves | others | updates
 windows = st.builds(
     ScriptWindow,
     number=st.integers(0, 2**16),
@@ -39,7 +42,7 @@ scripts = st.lists(windows, max_size=3).map(tuple)
 nonces = st.integers(0, 2**64 - 1)
 
 LINE = re.compile(
-    r"bench-script 1 H H|win H H H H H H H H|rf? H H|wf? H H H|xf? H|mf? H H H|c|d|u|end H".replace(
+    r"bench-script 1 H H|win H H H H H H H H|rf? H H|wf? H H H|xf? H|mf? H H H|c|d|u|k H H|\+(?: H){1,4}|end H".replace(
         "H", "(?:0|[1-9a-f][0-9a-f]{0,15})"
     )
 )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from bench.lab.discover_wires import Card
 
 INTEL = "GenuineIntel"
+NO_NAME = "(none)"
+"""What Linux calls a machine that nobody has named."""
 COM1 = 0x3F8
 """Where the payload's trace comes out unless it is told otherwise."""
 # Firmware keeps a part of the memory for itself; what a map says is rounded up to this.
@@ -36,7 +38,7 @@ _RANGES = 12
 def name_of(host_name: str) -> str:
     """A machine's name made of its host name. Raises UsageError if nothing is left of it."""
     name = re.sub(r"[^a-z0-9]+", "-", host_name.lower().split(".")[0]).strip("-")[:40].rstrip("-")
-    if not name or host_name == "(none)":
+    if not name or host_name == NO_NAME:
         raise UsageError(f"the machine calls itself {host_name!r}, which is no name for the inventory: give --name")
     return name
 
@@ -99,7 +101,7 @@ def _flag(value: bool) -> str:
 
 
 def _head(found: Discovery, access: SshAccess, name: str, on: date) -> Iterator[str]:
-    who = f"{found.host_name} ({access.host})"
+    who = access.host if found.host_name in ("", NO_NAME, access.host) else f"{found.host_name} ({access.host})"
     yield from _comment(f"{who}, as it described itself over SSH on {on}: `bench inventory discover`.")
     yield from _comment("What it cannot know is marked TODO; wirings to copy from are in examples/machines/.")
     for label in ("system", "board", "bios"):
@@ -114,7 +116,7 @@ def _head(found: Discovery, access: SshAccess, name: str, on: date) -> Iterator[
 def _processor(found: Discovery) -> Iterator[str]:
     cpu = found.processor
     model = signatures.processor(cpu.signature)
-    yield from _comment(f"{cpu.name or 'processor'}: {cpu.count} logical processors; by {cpu.source}")
+    yield from _comment(f"{cpu.name or 'processor'}; logical processors: {cpu.count}; by {cpu.source}")
     if cpu.hypervisor:
         yield from _comment("It runs under a hypervisor: this is no silicon, whatever its name says.")
     if cpu.vendor != INTEL:

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cache import cache_folder
 from bench.errors import LabError, UsageError
 from bench.images.kernel_cache import hash_of
 from bench.images.kernel_source import sha256_of
@@ -30,7 +31,7 @@ from bench.initrd import FOLDER, entry
 RECIPE = 1
 _SECTOR = 512
 _MIB = 1 << 20
-SIZE_BYTES = 256 * _MIB
+SIZE_BYTES = 448 * _MIB
 # First and last sector of the partitions; the ESP of systemd-boot is large enough for kernels.
 _BIOS_BOOT = (34, 2047)
 _ESP = (2048, 34815)
@@ -99,8 +100,7 @@ class Disk:
 
 def disks_cache() -> Path:
     """``$XDG_CACHE_HOME/bench/disks``, in ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "disks"
+    return cache_folder("disks")
 
 
 def build_disk(kind: str, system: KnownGood, keys: bytes, *, cache: Path | None = None) -> Disk:
@@ -111,9 +111,11 @@ def build_disk(kind: str, system: KnownGood, keys: bytes, *, cache: Path | None 
     if kind not in KINDS:
         raise UsageError(f"no disk {kind!r}; there are: {', '.join(KINDS)}")
     programs = _require(kind)
-    identity = hash_of({"recipe": RECIPE, "kind": kind, "system": system.identity, "keys": keys.hex(),
-                        "texts": [_EARLY_CONFIG, _GRUB_CONFIG, _LOADER_CONFIG, _LOADER_ENTRY, COMMAND_LINE],
-                        "loader": [sha256_of(path) for path in programs]})  # fmt: skip
+    identity = hash_of({
+        "recipe": RECIPE, "bytes": SIZE_BYTES, "kind": kind, "system": system.identity, "keys": keys.hex(),
+        "texts": [_EARLY_CONFIG, _GRUB_CONFIG, _LOADER_CONFIG, _LOADER_ENTRY, COMMAND_LINE],
+        "loader": [sha256_of(path) for path in programs],
+    })  # fmt: skip
     path = (cache or disks_cache()) / f"{kind}-{identity[:16]}.img"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""The init of lab boots: a static program without a C library, compiled here and found again by its inputs' hash."""
+"""The init of lab boots (firmware-images/init/README.md): a static program, compiled here and found again by its
+inputs' hash."""
 
 from __future__ import annotations
 

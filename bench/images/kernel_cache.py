@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.cache import cache_folder
 from bench.errors import FormatError
 from bench.images.kernel_source import sha256_of
 from bench.images.kernel_tree import write_whole
@@ -32,8 +33,7 @@ _SEAL = "sha256_of_the_rest"
 
 def default_cache() -> Path:
     """``$XDG_CACHE_HOME/bench/kernels``, in ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "kernels"
+    return cache_folder("kernels")
 
 
 def hash_of(inputs: object) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import posixpath
 import re
 import shutil
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cache import cache_folder
 from bench.errors import FormatError, LabError
 from bench.images.kernel import build_kernel
 from bench.images.kernel_cache import default_cache as kernels_cache
@@ -63,8 +63,7 @@ class KnownGood:
 
 def systems_cache() -> Path:
     """``$XDG_CACHE_HOME/bench/systems``, in ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "systems"
+    return cache_folder("systems")
 
 
 def build_known_good(root: Path, *, cache: Path | None = None) -> KnownGood:

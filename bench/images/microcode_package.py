@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from bench.cache import cache_folder
 from bench.errors import FormatError, LabError, UsageError
 from bench.images.deb import member_of
 from bench.images.kernel_apt import open_apt
@@ -82,8 +82,7 @@ def wanted(root: Path) -> Wanted:
 
 def microcode_cache() -> Path:
     """``$XDG_CACHE_HOME/bench/microcode``, in ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "microcode"
+    return cache_folder("microcode")
 
 
 def find_package(cache: Path | None = None) -> Package | None:

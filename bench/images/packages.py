@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from bench.cache import cache_folder
 from bench.errors import LabError
 from bench.images.deb import member_of
 from bench.images.kernel_apt import open_apt
@@ -20,8 +20,7 @@ _INSTEAD = "put the package's file into {folder}"
 
 def packages_cache() -> Path:
     """``$XDG_CACHE_HOME/bench/packages``, in ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "packages"
+    return cache_folder("packages")
 
 
 def obtain(names: Iterable[str], cache: Path | None = None) -> dict[str, Path]:

@@ -7,7 +7,6 @@ A build is found again by the hash of all that goes into it, in ``$XDG_CACHE_HOM
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import struct
 import subprocess
@@ -15,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cache import cache_folder
 from bench.errors import UsageError
 from bench.images import payload_pe
 from bench.images.payload_pe import FILE_ALIGNMENT, PAGE_BYTES, PayloadLayout, pe_headers
@@ -22,6 +22,8 @@ from bench.images.payload_pe import FILE_ALIGNMENT, PAGE_BYTES, PayloadLayout, p
 PAYLOADS = Path("firmware-images") / "payloads"
 PAYLOAD = "early_pf"
 KERNEL_NAME = "payload.bin"
+WINDOW_NAME = "window.bin"
+"""The window image, which is a part of it: kept for a look at its code."""
 
 _COMMON_FLAGS = (
     "-std=gnu11", "-O2", "-Wall", "-Wextra", "-ffreestanding", "-fno-stack-protector", "-fcf-protection=none",
@@ -40,8 +42,10 @@ _PACKAGES = {"gcc": "gcc and binutils", "clang": "clang and lld"}
 
 # Offsets in the boot protocol's header (Documentation/arch/x86/boot.rst), and where the supervisor tells the build of
 # UEFI's entry, of its data and of the memory it needs.
-_SETUP_SECTS, _SYSSIZE, _INIT_SIZE = 0x1F1, 0x1F4, 0x260
-_SUPERVISOR_FACTS = 0x1D0
+_SETUP_SECTS, _SYSSIZE, _INIT_SIZE, _HANDOVER_OFFSET = 0x1F1, 0x1F4, 0x260, 0x264
+_SUPERVISOR_FACTS = 0x1CC
+# A loader adds it to handover_offset for the 64-bit entry.
+_HANDOVER_64 = 0x200
 _SECTOR_BYTES = 512
 
 
@@ -82,8 +86,7 @@ def build_payload(root: Path, *, compiler: str = "gcc", cache: Path | None = Non
 
 def default_cache() -> Path:
     """Where built payloads are kept: ``$XDG_CACHE_HOME/bench/payloads``, by default below ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "payloads"
+    return cache_folder("payloads")
 
 
 def _hash_inputs(base: Path, inputs: list[Path], compiler: str) -> str:
@@ -123,6 +126,7 @@ def _build_into(source: Path, folder: Path, compiler: str, image_id: int) -> Non
         finished.mkdir()
         kernel = _join((work / "setup.bin").read_bytes(), (work / "supervisor.bin").read_bytes())
         (finished / KERNEL_NAME).write_bytes(kernel)
+        (finished / WINDOW_NAME).write_bytes((work / "window.bin").read_bytes())
         try:
             finished.rename(folder)
         except OSError:
@@ -149,11 +153,12 @@ def _join(setup: bytes, supervisor: bytes) -> bytes:
     """The file as a boot loader reads it: set-up code in whole sectors, then the protected-mode part."""
     image = bytearray(setup.ljust(-(-len(setup) // PAGE_BYTES) * PAGE_BYTES, b"\0"))
     body = supervisor.ljust(-(-len(supervisor) // FILE_ALIGNMENT) * FILE_ALIGNMENT, b"\0")
-    entry, data_at, memory_bytes = struct.unpack_from("<IIQ", supervisor, _SUPERVISOR_FACTS)
+    handover, entry, data_at, memory_bytes = struct.unpack_from("<IIIQ", supervisor, _SUPERVISOR_FACTS)
     headers = pe_headers(PayloadLayout(len(image), data_at, len(body), memory_bytes, entry))
     image[: len(headers)] = headers
     # setup_sects does not count the first sector.
     struct.pack_into("<B", image, _SETUP_SECTS, len(image) // _SECTOR_BYTES - 1)
     struct.pack_into("<I", image, _SYSSIZE, len(body) // 16)
     struct.pack_into("<I", image, _INIT_SIZE, memory_bytes)
+    struct.pack_into("<I", image, _HANDOVER_OFFSET, handover - _HANDOVER_64)
     return bytes(image) + body

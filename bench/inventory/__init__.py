@@ -15,8 +15,10 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from bench.errors import UsageError
+from bench.hardware import BootNetwork
 from bench.inventory.conflicts import Problem, conflicts, warnings
 from bench.inventory.keys import QEMU_CPUS, MachineFile, QuirkRow, QuirksFile, virtual
+from bench.inventory.lab_keys import LabFile, network_problems
 from bench.inventory.metal import MetalFile, metal
 from bench.inventory.reading import read
 from bench.inventory.values import UNITS
@@ -62,13 +64,14 @@ def load_inventory(root: Path) -> dict[str, Machine]:
 
 
 def survey(folder: Path) -> Survey:
-    """Read ``virtual/*.toml``, ``machines/*.toml`` and ``quirks.toml`` of `folder`; one problem a file at most."""
+    """Read ``lab.toml``, ``virtual/*.toml``, ``machines/*.toml`` and ``quirks.toml`` of `folder`."""
     problems: list[Problem] = []
     rows: list[QuirkRow] = []
     machines: dict[Path, Machine] = {}
     if (folder / "quirks.toml").exists():
         with _noting(folder / "quirks.toml", problems):
             rows = read(folder / "quirks.toml", QuirksFile).quirk
+    network = _boot_network(folder / "lab.toml", problems)
     for path in sorted((folder / "virtual").glob("*.toml")):
         with _noting(path, problems):
             file = read(path, MachineFile)
@@ -79,6 +82,9 @@ def survey(folder: Path) -> Survey:
             metal_file = read(path, MetalFile)
             machine = metal(path, metal_file, folder.parent)
             machines[path] = _with_quirks(machine, rows, named=_named(path, metal_file.quirks, rows))
+    machines = {path: _on_network(machine, network) for path, machine in machines.items()}
+    for path, machine in machines.items():
+        problems += [Problem(path, text) for text in _off_network(machine, network)]
     problems += [*_names(machines), *conflicts(machines), *warnings(machines)]
     return Survey({machine.name: machine for machine in machines.values()}, tuple(problems))
 
@@ -97,6 +103,25 @@ class _noting:
             self._problems.append(Problem(self._path, str(error).removeprefix(f"{self._path}: ")))
             return True
         return False
+
+
+def _boot_network(path: Path, problems: list[Problem]) -> BootNetwork | None:
+    if path.exists():
+        with _noting(path, problems):
+            table = read(path, LabFile).boot_network
+            return table.record() if table else None
+    return None
+
+
+def _on_network(machine: Machine, network: BootNetwork | None) -> Machine:
+    if network is None or "pxe" not in machine.wiring.boot_methods:
+        return machine
+    return replace(machine, wiring=replace(machine.wiring, boot_network=network))
+
+
+def _off_network(machine: Machine, network: BootNetwork | None) -> list[str]:
+    wiring = machine.wiring
+    return network_problems(network, mac=wiring.mac, ip=wiring.ip, netboots="pxe" in wiring.boot_methods)
 
 
 def _names(machines: Mapping[Path, Machine]) -> Iterator[Problem]:
@@ -123,7 +148,12 @@ def _with_quirks(machine: Machine, rows: Iterable[QuirkRow], *, named: tuple[str
     return replace(machine, quirks=tuple(dict.fromkeys((*applying, *named))))
 
 
-def schema(kind: Literal["machines", "virtual", "quirks"]) -> dict[str, Any]:
-    """JSON Schema (2020-12) of the files of a kind: ``machines/*.toml``, ``virtual/*.toml`` or ``quirks.toml``."""
-    models: dict[str, type[BaseModel]] = {"machines": MetalFile, "virtual": MachineFile, "quirks": QuirksFile}
+def schema(kind: Literal["machines", "virtual", "quirks", "lab"]) -> dict[str, Any]:
+    """JSON Schema (2020-12) of a kind of files: ``machines/*.toml``, ``virtual/*.toml``, or the one of that name."""
+    models: dict[str, type[BaseModel]] = {
+        "machines": MetalFile,
+        "virtual": MachineFile,
+        "quirks": QuirksFile,
+        "lab": LabFile,
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | models[kind].model_json_schema()

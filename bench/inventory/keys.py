@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from bench.errors import UsageError
+from bench.hardware import PxeLoader
 from bench.inventory.microcode_keys import MicrocodeTable, processor_rules
 from bench.inventory.values import STRICT, Mac, Memory, Name, Signature
 from bench.records import Machine, VirtualHost, VirtualSpec
@@ -71,6 +72,9 @@ class HostTable(BaseModel):
     model_config = STRICT
     disk: Annotated[HostDisk, Field(description="What is on its disk; with none it starts over the network only.")]
     boot_methods: Annotated[list[HostMethod], Field(min_length=1, description="Ways to load it, preferred first.")]
+    pxe_loader: Annotated[
+        Literal["ipxe", "pxelinux", "grub", "uki"], Field(description="What loads the kernel over the network.")
+    ] = "ipxe"
 
     def record(self, path: Path) -> VirtualHost:
         """The record. Raises UsageError for a method that the disk does not have."""
@@ -81,7 +85,7 @@ class HostTable(BaseModel):
                     f"{path}: virtual.host.boot_methods: {method!r} is not what a disk {self.disk!r} has; "
                     f"allowed: {', '.join(sorted(has))}"
                 )
-        return VirtualHost(self.disk, tuple(self.boot_methods))
+        return VirtualHost(self.disk, tuple(self.boot_methods), PxeLoader(self.pxe_loader))
 
 
 class VirtualTable(BaseModel):

@@ -9,7 +9,20 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from pydantic import Field
 
 from bench.errors import UsageError
-from bench.hardware import AfterPowerLoss, CommandSwitch, Cuts, ManualSwitch, PduSwitch, PowerSpec, SshAccess, Wiring
+from bench.hardware import (
+    AfterPowerLoss,
+    CommandSwitch,
+    Cuts,
+    IpmiSwitch,
+    ManualSwitch,
+    Netboot,
+    PduSwitch,
+    PowerSpec,
+    PxeLoader,
+    RedfishSwitch,
+    SshAccess,
+    Wiring,
+)
 from bench.inventory.keys import MachineKeys
 from bench.inventory.power_keys import IpmiPower, PowerTable, SshTable, Table, WakePower
 from bench.inventory.values import Ip, Name, Seconds, SerialUrl
@@ -37,6 +50,9 @@ class MetalFile(MachineKeys):
     time_to_post_s: Annotated[
         Seconds | None, Field(description="Power-on to the boot loader, as `bench health` measures it.")
     ] = None
+    netboot: Netboot = Field(Netboot.ORDER, strict=False, description="Who has it boot from the network.")
+    pxe_loader: PxeLoader = Field(PxeLoader.IPXE, strict=False, description="What its firmware loads then.")
+    secure_boot: Annotated[bool, Field(description="Its firmware starts signed programs only.")] = False
     quirks: list[Name] = Field([], description="Names of rows of quirks.toml, beside those that apply.")
     serial: SerialTable
     power: PowerTable | None = None
@@ -50,6 +66,7 @@ def metal(path: Path, file: MetalFile, root: Path) -> Machine:
     if ram_end(file.memory) > 1 << file.maxphyaddr:
         raise UsageError(f"{path}: memory: does not fit: RAM ends above what maxphyaddr = {file.maxphyaddr} reaches")
     _keep_secrets_outside(path, file, root)
+    _check_netboot(path, file, power)
     return Machine(
         name=file.name,
         signature=file.signature,
@@ -71,6 +88,9 @@ def metal(path: Path, file: MetalFile, root: Path) -> Machine:
             firmware=file.firmware or "",
             boot_methods=tuple(file.boot_methods),
             time_to_post_s=file.time_to_post_s,
+            netboot=file.netboot,
+            pxe_loader=file.pxe_loader,
+            secure_boot=file.secure_boot,
         ),
     )
 
@@ -100,6 +120,25 @@ def _power(path: Path, file: MetalFile, ssh: SshAccess | None) -> PowerSpec | No
             'set its firmware to "on" or "last", or make the chassis\' switch [power] and the outlet [power.ac]'
         )
     return spec
+
+
+def _check_netboot(path: Path, file: MetalFile, power: PowerSpec | None) -> None:
+    """Boot loader, firmware and whoever selects the network have to fit."""
+    if "pxe" not in file.boot_methods:
+        return
+    needs = {Netboot.IPMI: IpmiSwitch, Netboot.REDFISH: RedfishSwitch}.get(file.netboot)
+    if needs is not None and not (power and isinstance(power.switch, needs)):
+        raise UsageError(f"{path}: netboot: {file.netboot.value!r} is the BMC of [power], whose backend is another")
+    if file.netboot is Netboot.BOOTNEXT and file.firmware != "uefi":
+        raise UsageError(f"{path}: netboot: 'bootnext' is UEFI's; firmware = \"uefi\" is required")
+    wanted = {PxeLoader.PXELINUX: "bios", PxeLoader.UKI: "uefi"}.get(file.pxe_loader)
+    if wanted is not None and file.firmware != wanted:
+        raise UsageError(f"{path}: pxe_loader: {file.pxe_loader.value!r} needs firmware = {wanted!r}")
+    if file.secure_boot:
+        raise UsageError(
+            f"{path}: secure_boot: boot_methods has 'pxe', and this firmware starts signed programs only; what the "
+            "bench offers is not signed: switch Secure Boot off in the firmware's setup"
+        )
 
 
 def _serial_url(path: Path, file: MetalFile) -> str:

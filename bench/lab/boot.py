@@ -15,13 +15,14 @@ from enum import Enum, StrEnum, auto
 from pathlib import Path
 
 from bench.errors import UsageError
-from bench.lab import metal, virtual, virtual_host
+from bench.lab import metal, virtual
 from bench.lab.capture import LIMIT_BYTES, CaptureWriter
 from bench.lab.load import Load, Loader
 from bench.lab.power import IncidentKind, Power
 from bench.lab.power.choose import power_of
 from bench.lab.power.manual import Ask
 from bench.lab.power.switched import SwitchedPower
+from bench.lab.virtual_rack import racked
 from bench.lab.watch import LineWatch
 from bench.records import LabEvent, LabEventKind, Machine
 
@@ -156,8 +157,10 @@ def boot(
         if not host:
             power = power_of(machine, ask=ask)
             return _boot_metal(machine, load, folder, info, limits, progress, cancel, loader, power)
-        with virtual_host.plugged(machine, folder) as there:
-            return _boot_metal(there.machine, load, folder, info, limits, progress, cancel, loader, there.power)
+        with racked(machine, folder) as (there, its_own):
+            chosen = loader or its_own
+            return _boot_metal(there.machine, load, folder, info, limits, progress, cancel, chosen, there.power)
+    limits = replace(limits, post_s=max(limits.post_s, virtual.post_s(machine)))
     with virtual.rig(machine, load, folder, witness=witness) as rig:
         script = load.initrd if load.offer is None else load.offer
         capture = CaptureWriter(folder, url=rig.serial_url, info=info, script=script, limit_bytes=limits.max_bytes)

@@ -50,34 +50,35 @@ def discover(ssh: Ssh) -> Discovery:
     done = ssh.run(QUESTIONS, timeout_s=ANSWER_S)
     said = split_answers(done.output)
     if "end" not in said:
-        raise _foreign(ssh, done.output + done.complaints)
+        raise _foreign(ssh, escape((done.output + done.complaints)[-200:]))
     try:
-        processor = read_processor(said)
-    except (UsageError, ValueError, LookupError) as error:
-        raise LabError(
-            f"{ssh.component}: its processor cannot be identified: {error}", component=ssh.component, witness=str(error)
-        ) from error
-    system = read_system(ssh)
+        return _read(said, read_system(ssh))
+    except LookupError as error:
+        raise _foreign(ssh, f"no answer to {error}") from error
+    except (UsageError, ValueError) as error:
+        raise _foreign(ssh, escape(str(error).encode())) from error
+
+
+def _foreign(ssh: Ssh, words: str) -> LabError:
+    return LabError(
+        f"{ssh.component}: its system does not answer as Linux on x86: {words}", component=ssh.component, witness=words
+    )
+
+
+def _read(said: Mapping[str, str], system: System) -> Discovery:
     words = said["connection"].split()
     return Discovery(
         host_name=said["host name"],
-        processor=processor,
+        processor=read_processor(said),
         installed_bytes=installed_bytes(said["dmi table"]),
         ram=read_ram(said["memory map"]),
-        names={name: said[name] for name in NAMES if said[name]},
+        names={name: " ".join(said[name].split()) for name in NAMES if said[name].strip()},
         cards=read_cards(said["cards"], said["addresses"]),
         reached_at=words[2] if len(words) == 4 else "",
         ports=read_ports(said["ports"]),
         system=system,
         methods=methods_of(system),
         kernel_log=said["kernel log"].encode(),
-    )
-
-
-def _foreign(ssh: Ssh, output: bytes) -> LabError:
-    words = escape(output[-200:])
-    return LabError(
-        f"{ssh.component}: its system does not answer as Linux: {words}", component=ssh.component, witness=words
     )
 
 

@@ -27,6 +27,7 @@ echo @board; cat /sys/class/dmi/id/board_name
 echo @secure boot; od -An -tu1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
 echo @memory map; for f in /sys/firmware/memmap/*; do cat $f/start $f/end $f/type; done | paste - - - | sort
 echo @microcode; grep -m1 ^microcode /proc/cpuinfo
+echo @command line; cat /proc/cmdline
 echo @boot; cat /proc/sys/kernel/random/boot_id
 echo @end
 """
@@ -46,6 +47,8 @@ class SystemFacts:
     boot_id: str
     fingerprint: Mapping[str, str]
     """Firmware facts by name, those that could be read: a change of any of them is drift."""
+    command_line: str = ""
+    """With which the system was started; empty if it could not be read."""
 
 
 def read_system(ssh: Ssh) -> SystemFacts:
@@ -63,6 +66,7 @@ def read_system(ssh: Ssh) -> SystemFacts:
         kernel=answers["kernel"],
         boot_id=answers["boot"],
         fingerprint=_fingerprint(answers),
+        command_line=answers.get("command line", ""),
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bench.records import Machine
 
 from bench.records import MsrSite
+from bench.x86.microcode_processor import Cores
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Load:
     msr_sites: tuple[MsrSite, ...] | None = None
     """Where the kernel reads and writes registers for its microcode loader. With them a virtual machine whose
     processors take microcode plays these registers; without (None) they are QEMU's."""
+    may_lie_elsewhere: bool = True
+    """They are the places by its symbols, and KASLR may move it; otherwise they are where it is."""
+    cores: Cores | None = None
+    """What the cores of that machine ran when it was switched off; None: a machine nobody has used."""
 
 
 Note = Callable[[Mapping[str, str]], None]

@@ -13,6 +13,7 @@ from bench.lab.flash.loader import FlashLoader
 from bench.lab.flash.plan import METHODS
 from bench.lab.flash.reach import SYSTEM_S
 from bench.lab.load import AlreadyLoaded, Load, Loader
+from bench.lab.net.loader import NetLoader
 from bench.lab.power.failure import Failure, PowerError
 from bench.lab.power.switched import SwitchedPower
 from bench.records import LabEventKind, Machine
@@ -47,6 +48,7 @@ def _flash(method: str) -> Callable[[Machine], Loader]:
 LOADERS: Mapping[str, Callable[[Machine], Loader]] = {
     "loaded": lambda _: AlreadyLoaded(),
     **{name: _flash(name) for name in METHODS},
+    "pxe": lambda _: NetLoader(),
     "kexec": lambda machine: KexecLoader(system_s=SYSTEM_S, wait_s=system_s(machine)),
 }
 
@@ -54,11 +56,6 @@ LOADERS: Mapping[str, Callable[[Machine], Loader]] = {
 def system_s(machine: Machine) -> float:
     """How long `machine` may take from power-on to its own system's SSH, in seconds."""
     return post_s(machine) + SYSTEM_S
-
-
-def loaders_of(machine: Machine) -> list[Loader]:
-    """All that may have prepared something on `machine`."""
-    return [AlreadyLoaded()] if "loaded" in machine.wiring.boot_methods else []
 
 
 def post_s(machine: Machine) -> float:

@@ -23,6 +23,7 @@ from bench.lab.power import Incident, IncidentKind
 from bench.lab.power.qemu import QemuPower
 from bench.lab.virtual_cpu import VirtualProcessors
 from bench.records import Machine, VirtualSpec
+from bench.x86.microcode_processor import Cores, Restart
 from bench.x86.pc_memory import ram_end
 
 PROGRAM = "qemu-system-x86_64"
@@ -46,6 +47,8 @@ UEFI_FILES = (
 BIG_MEMORY_BYTES = 1 << 40
 # sizeof(sockaddr_un.sun_path) is 108 with the terminating zero.
 SUN_PATH_BYTES = 107
+# OVMF takes 4 s alone on a core.
+UEFI_POST_S = 300.0
 _PREFIX = "bench-lab-"
 
 
@@ -73,7 +76,9 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
         power = QemuPower(command, folder)
         if processors is not None:
             command += ["-chardev", f"socket,id=gdb,path={_escape(stub)},server=on,wait=off", "-gdb", "chardev:gdb"]
-            power = QemuPower(command, folder, before_run=lambda: _attach(processors, stub))
+            power = QemuPower(
+                command, folder, before_run=lambda: _attach(processors, stub), suspended=processors.suspended
+            )
             processors.give_up = lambda why: power.note(Incident(IncidentKind.LOST, {"virtual processors": why}))
         try:
             if load.offer is not None:
@@ -92,7 +97,11 @@ def _processors(machine: Machine, load: Load, folder: Path) -> VirtualProcessors
     spec = machine.virtual
     if spec is None or spec.microcode is None or load.msr_sites is None:
         return None
-    return VirtualProcessors(spec.microcode, load.msr_sites, spec.processors, ram_end(machine.memory_bytes), folder)
+    cores = load.cores or Cores(spec.microcode, spec.processors)
+    # QEMU is started anew: whatever a boot before has loaded is gone with the power.
+    cores.restart(Restart.POWER_CYCLE)
+    slide = None if load.may_lie_elsewhere else 0
+    return VirtualProcessors(cores, load.msr_sites, ram_end(machine.memory_bytes), folder, slide=slide)
 
 
 def _attach(processors: VirtualProcessors, stub: Path) -> None:
@@ -125,6 +134,8 @@ def machine_options(machine: Machine) -> list[str]:
         # Not reserved: a page costs nothing until the guest touches it.
         *("-object", f"memory-backend-ram,id=memory,size={machine.memory_bytes},reserve=off"),
         *("-m", f"{machine.memory_bytes >> 20}M"),
+        # So that it could sleep, OVMF keeps the MiB behind 8 MiB for itself, where kernels and windows may be loaded.
+        *(("-global", "PIIX4_PM.disable_s3=1") if spec.firmware == "uefi" else ()),
     ]
 
 
@@ -156,6 +167,12 @@ def firmware_files() -> tuple[Path, Path]:
     return code, variables
 
 
+def post_s(machine: Machine) -> float:
+    """How long the firmware of `machine` may be silent, seconds: generous, since many may start at once, and many times
+    as long while exceptions are logged."""
+    return UEFI_POST_S if machine.virtual is not None and machine.virtual.firmware == "uefi" else 0.0
+
+
 def _uefi_options() -> list[str]:
     """Firmware of UEFI; its variables are forgotten at power-off."""
     code, variables = firmware_files()
@@ -167,7 +184,8 @@ def _uefi_options() -> list[str]:
 
 def _processors_option(spec: VirtualSpec) -> str:
     """Processors, and which of them are siblings where their microcode is played."""
-    siblings = spec.microcode.siblings if spec.microcode else 1
+    # A boot plan may have fewer processors than the inventory: one alone has no sibling.
+    siblings = spec.microcode.siblings if spec.microcode and spec.processors > 1 else 1
     return str(spec.processors) if siblings == 1 else f"{spec.processors},sockets=1,threads={siblings}"
 
 

@@ -28,7 +28,8 @@ from bench.x86.microcode_processor import (
     IA32_BIOS_UPDT_TRIG,
     IA32_PLATFORM_ID,
     Act,
-    ProcessorRules,
+    Cores,
+    Restart,
     answer,
 )
 
@@ -66,9 +67,8 @@ class Written:
 class VirtualProcessors:
     """Plays all processors of one machine from `attach` until its end. `folder` gets the record of every write."""
 
-    rules: ProcessorRules
+    cores: Cores
     sites: Sequence[MsrSite]
-    processors: int
     memory_end: int
     """Physical address behind the machine's memory."""
     folder: Path
@@ -78,11 +78,9 @@ class VirtualProcessors:
     give_up: Callable[[str], None] = lambda _: None
     """Called with the reason, from another thread, when there is trouble: the machine stands still for good."""
     slide: int | None = None
-    """By how much the kernel was moved."""
+    """By how much the kernel was moved; None: not known yet."""
 
     def __post_init__(self) -> None:
-        cores = self.rules.core(self.processors - 1) + 1
-        self._stores = [self.rules.bios_revision] * cores
         self._hung: set[int] = set()
         self._remote: GdbRemote | None = None
         self._thread: threading.Thread | None = None
@@ -91,8 +89,11 @@ class VirtualProcessors:
     def attach(self, path: Path) -> None:
         """Connect to the stub of a machine that is stopped and has not run yet. Raises LabError."""
         remote = self._remote = GdbRemote(path)
-        for base in DIRECT_MAPS:
-            remote.set_read_watchpoint(base, self.memory_end)
+        if self.slide is None:
+            for base in DIRECT_MAPS:
+                remote.set_read_watchpoint(base, self.memory_end)
+        else:
+            self._watch_sites(remote, self.slide)
         self._thread = threading.Thread(target=self._play, name="virtual processors", daemon=True)
 
     def start(self) -> None:
@@ -108,9 +109,9 @@ class VirtualProcessors:
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(5)
 
-    def revisions(self) -> tuple[int, ...]:
-        """What each logical processor runs now."""
-        return tuple(self._stores[self.rules.core(p)] for p in range(self.processors))
+    def suspended(self) -> None:
+        """The machine is suspended to memory. Called from another thread, while the machine stands still."""
+        self.cores.restart(Restart.SUSPEND)
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
@@ -127,7 +128,7 @@ class VirtualProcessors:
                     self._find_kernel(remote)
                 else:
                     self._stopped(remote, stop)
-                remote.resume(frozenset(self._hung), threads=self.processors)
+                remote.resume(frozenset(self._hung), threads=self.cores.processors)
         except Gone:
             pass
         except LabError as error:
@@ -151,6 +152,9 @@ class VirtualProcessors:
         self.slide = slide
         for base in DIRECT_MAPS:
             remote.clear_read_watchpoint(base, self.memory_end)
+        self._watch_sites(remote, slide)
+
+    def _watch_sites(self, remote: GdbRemote, slide: int) -> None:
         self._by_address = {site.address + slide: site for site in self.sites}
         for address in self._by_address:
             remote.set_breakpoint(address)
@@ -160,6 +164,9 @@ class VirtualProcessors:
         site = self._by_address.get(registers["rip"])
         if site is None:
             return
+        if remote.read(registers["rip"], len(site.code)) != site.code:
+            self._let_qemu(remote, stop.thread, registers["rip"])  # other code, before ours was there
+            return
         processor, msr = stop.thread - 1, registers["rcx"] & 0xFFFFFFFF
         if site.write and msr == IA32_BIOS_UPDT_TRIG:
             address = (registers["rdx"] & 0xFFFFFFFF) << 32 | registers["rax"] & 0xFFFFFFFF
@@ -168,9 +175,9 @@ class VirtualProcessors:
         elif site.write and msr == IA32_BIOS_SIGN_ID:
             pass  # what is written is what CPUID replaces by the revision
         elif not site.write and msr == IA32_BIOS_SIGN_ID:
-            self._read_is(remote, self._stores[self.rules.core(processor)])
+            self._read_is(remote, self.cores.of(processor))
         elif not site.write and msr == IA32_PLATFORM_ID:
-            self._read_is(remote, self.rules.platform_id << _PLATFORM_ID_SHIFT)
+            self._read_is(remote, self.cores.rules.platform_id << _PLATFORM_ID_SHIFT)
         else:
             self._let_qemu(remote, stop.thread, registers["rip"])
             return
@@ -190,8 +197,8 @@ class VirtualProcessors:
 
     def _written(self, remote: GdbRemote, processor: int, address: int) -> bool:
         """An update is written; whether the processor does not come back from that."""
-        core = self.rules.core(processor)
-        before, act = self._stores[core], self.rules.act(processor)
+        rules = self.cores.rules
+        before, act = self.cores.of(processor), rules.act(processor)
         content = _update_at(remote, address - HEADER_BYTES)
         header = read_update_loosely(content) if content else None
         if act is not None:
@@ -199,9 +206,9 @@ class VirtualProcessors:
         elif content is None:
             after, why_not = before, "its pages are not present"
         else:
-            given = answer(self.rules, content, before, data_address=address)
+            given = answer(rules, content, before, data_address=address)
             after, why_not = given.revision, given.why_not
-        self._stores[core] = after
+        self.cores.load(processor, after)
         revision = header.revision if header else None
         seconds = round(time.monotonic() - self._began_s, 3)
         self._note(Written(seconds, processor, address, revision, before, after, why_not))

@@ -16,11 +16,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bench.errors import LabError, UsageError
-from bench.hardware import PowerSpec, ProcessSwitch, SshAccess, Wiring
+from bench.hardware import PowerSpec, ProcessSwitch, PxeLoader, SshAccess
 from bench.lab.power.process import ProcessDevice
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.virtual import firmware_files, machine_options, socket_folder
-from bench.records import HostFiles, Machine
+from bench.records import HostFiles, Machine, VirtualHost
 
 # A process has no capacitors.
 MINIMUM_OFF_S = 0.1
@@ -67,16 +67,16 @@ def plugged(machine: Machine, folder: Path, *, network: Sequence[str] | None = N
             *(_disk_options(disk) if disk is not None else ()),
             *(_firmware_options(variables) if variables is not None else ()),
             *network,
-            *("-device", f"virtio-net-pci,netdev=net,mac={mac},{_card(host.boot_methods)}"),
+            *("-device", _card(host, spec.firmware, mac)),
             *("-device", "virtio-rng-pci"),
         ]
         device = ProcessDevice(command, folder)
         power_spec = PowerSpec(ProcessSwitch(), minimum_off_s=MINIMUM_OFF_S, answer_s=60.0, settle_s=60.0)
-        wiring = Wiring(
+        wiring = replace(
+            machine.wiring,
             power=power_spec,
             ssh=access,
             mac=mac,
-            ip=machine.wiring.ip,
             firmware=spec.firmware,
             boot_methods=host.boot_methods,
             time_to_post_s=POST_S[spec.firmware],
@@ -121,9 +121,14 @@ def _firmware_options(variables: Path) -> list[str]:
     ]
 
 
-def _card(methods: Sequence[str]) -> str:
-    """The card starts from the network, before the disk, only if that is a way to load the machine."""
-    return "bootindex=1" if "pxe" in methods else "romfile="
+def _card(host: VirtualHost, firmware: str, mac: str) -> str:
+    """The network card. It starts from the network, before the disk, only if that is a way to load the machine; iPXE in
+    its ROM goes before UEFI's own driver, so it has one only where iPXE is wanted."""
+    if "pxe" not in host.boot_methods:
+        return f"virtio-net-pci,netdev=net,mac={mac},romfile="
+    kind = "virtio-net-pci" if firmware == "uefi" else "e1000"
+    own_driver = firmware == "uefi" and host.pxe_loader is not PxeLoader.IPXE
+    return f"{kind},netdev=net,mac={mac},bootindex=1" + (",romfile=" if own_driver else "")
 
 
 def _free_port() -> int:

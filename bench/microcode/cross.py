@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bench.images.microcode_package import Package
 from bench.images.newest_update import intels_newest
-from bench.microcode.cases import Case, Ground
 from bench.microcode.run import MEMORY_BYTES, Cell, Subject
+from bench.microcode.trial import Case, Ground
 from bench.records import Machine, VirtualSpec
 from bench.x86.microcode_set import stored_updates
 from bench.x86.signature import parse_model, platform_ids, processor

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from bench.parse.microcode_said import console_lines, cpuinfo_readings, logged_l
 from bench.parse.trace import parse_trace
 from bench.records import Capture, LabEventKind
 from bench.sim.ucode_load import EarlyLoad, End
+from bench.sim.ucode_load import Write as DueWrite
 from bench.updates import Search
 
 LOG_WORDS = ("microcode", "MAX_CPIO_FILE_NAME")
@@ -70,13 +71,14 @@ def observe(capture: Capture, record: Path) -> Observed:
     lines = (console_lines(capture.data), *([] if logged is None else [logged]))
     log = parse_trace(capture.data, nonce=capture.nonce)
     return Observed(
-        lines, cpuinfo_readings(capture.data), tuple(_writes(record)), _end(capture),
+        lines, cpuinfo_readings(capture.data), tuple(writes_of(record)), end_of(capture),
         tuple(replace(search, seq=None, span=None) for search in log.searches) if log.windows else None,
         log.gaps[0].why if log.gaps else "",
     )  # fmt: skip
 
 
-def _writes(record: Path) -> Iterator[Write]:
+def writes_of(record: Path) -> Iterator[Write]:
+    """What a boot's processors were given, in order."""
     if not record.is_file():
         return
     for line in record.read_text(encoding="utf-8").splitlines():
@@ -84,7 +86,8 @@ def _writes(record: Path) -> Iterator[Write]:
         yield Write(row["processor"], row["revision"], row["before"], row["after"])
 
 
-def _end(capture: Capture) -> str:
+def end_of(capture: Capture) -> str:
+    """How a boot ended: in the words of `Observed.end`."""
     kinds = {event.kind for event in capture.events}
     if LabEventKind.MARKER in kinds:
         return End.BOOTS
@@ -98,19 +101,29 @@ def _end(capture: Capture) -> str:
     return f"ended by {last}"
 
 
-def compare(predicted: EarlyLoad, observed: Observed) -> tuple[list[Difference], str]:
-    """Every field that is not equal; and, if that cannot be said, how the serial line is damaged."""
-    found: list[Difference] = []
-    damage: list[str] = []
+@dataclass
+class Comparison:
+    """The fields that are not equal, and those of which that cannot be said."""
 
-    def hold(field: str, expected: _Reading, readings: Sequence[_Reading]) -> None:
+    found: list[Difference] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    """How the serial line is damaged."""
+
+    def hold(self, name: str, expected: _Reading, readings: Sequence[_Reading]) -> None:
+        """Compare one field with each reading of it."""
         if expected in readings:
             return
         if any(reading != readings[0] for reading in readings):
-            damage.append(f"{field}: one reading is {_text(readings[0])}, another {_text(readings[1])}")
+            other = next(reading for reading in readings if reading != readings[0])
+            self.damage.append(f"{name}: one reading is {_text(readings[0])}, another {_text(other)}")
         else:
-            found.append(Difference(field, _text(expected), _text(readings[0]) if readings else "nothing"))
+            self.found.append(Difference(name, _text(expected), _text(readings[0]) if readings else "nothing"))
 
+
+def compare(predicted: EarlyLoad, observed: Observed) -> tuple[list[Difference], str]:
+    """Every field that is not equal; and, if that cannot be said, how the serial line is damaged."""
+    comparison = Comparison()
+    hold, damage = comparison.hold, comparison.damage
     hold("end", str(predicted.end), [observed.end])
     # What is said before there is a console is lost with a boot that ends there.
     lost = predicted.end is not End.BOOTS and predicted.at == 0
@@ -118,8 +131,8 @@ def compare(predicted: EarlyLoad, observed: Observed) -> tuple[list[Difference],
     if predicted.end is End.BOOTS:
         listed = {p: revision for p, revision in enumerate(predicted.shown) if revision is not None}
         hold("cpuinfo", listed, observed.shown)
-    hold("understood", _statements(predicted.lines), [_understood(predicted.lines)])
-    expected = [Write(w.processor, w.revision, w.before, w.after) for w in predicted.writes]
+    hold("understood", statements_of(predicted.lines), [understood_of(predicted.lines)])
+    expected = as_seen(predicted.writes)
     seen = list(observed.writes)
     # From 6.5 on the others start side by side: theirs may come in any order.
     hold("first write", expected[:1], [seen[:1]])
@@ -130,14 +143,20 @@ def compare(predicted: EarlyLoad, observed: Observed) -> tuple[list[Difference],
             damage.append(f"trace: {observed.torn}")
         else:
             hold("trace", due, [came])
-    return found, "; ".join(damage)
+    return comparison.found, "; ".join(damage)
 
 
-def _statements(lines: Sequence[str]) -> int:
+def as_seen(writes: Sequence[DueWrite]) -> list[Write]:
+    """Predicted writes as a processor's record has them."""
+    return [Write(w.processor, w.revision, w.before, w.after) for w in writes]
+
+
+def statements_of(lines: Sequence[str]) -> int:
+    """How many statements there are to be understood."""
     return sum(not line.startswith("File ") for line in lines)
 
 
-def _understood(lines: Sequence[str]) -> int:
+def understood_of(lines: Sequence[str]) -> int:
     """How many statements the reader of kernel logs makes of these lines: all, or `bench parse` would miss some."""
     read = read_kernel_log("\n".join(lines).encode())
     return sum(isinstance(thing, Microcode) for thing in read)

@@ -12,30 +12,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import LabError, UsageError
-from bench.images.guest_init import build_init, init_archive
+from bench.images.init import build_init
 from bench.images.kernel_image import KernelImage
 from bench.images.microcode_package import Package
 from bench.images.msr_sites import find_msr_sites
 from bench.images.newest_update import intels_newest, made_up
+from bench.initrd import init_cpio
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, Progress, boot
 from bench.lab.virtual_cpu import RECORD
-from bench.microcode.cases import Case, Ground, Trial
+from bench.microcode.later import compare_story
 from bench.microcode.observe import LOG_WORDS, Difference, Observed, compare, observe
+from bench.microcode.story import Story, files_of, kexec_files, look, predict_story, steps_of
+from bench.microcode.trial import Case, Ground, Trial
 from bench.parse.capture_file import read_captures
 from bench.records import Machine, MsrSite, Verdict
-from bench.sim.ucode_load import EarlyLoad, LoadOffer, predict_early
+from bench.sim.ucode_load import EarlyLoad, LoadOffer
 from bench.sim.ucode_loaders import Loader, loader_of
 from bench.wire import encode
+from bench.x86.microcode_processor import Cores, Restart
 
 # A kernel that looks whether the timer ticks gives up on an emulated one that a loaded computer holds up.
 COMMAND_LINE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 no_timer_check"
 MEMORY_BYTES = 256 << 20
 # A processor that does not come up is waited for 10 s (6.5 and newer): longer than that has to pass in silence.
 LIMITS = Limits(first_byte_s=25, silence_s=25, total_s=180)
+_LOG = f"log {' '.join(LOG_WORDS)}"
+_RELOAD_SYMBOL = "dev_attr_reload"
 # Everything twice: a serial line may lose a byte, and nothing in these lines would tell.
 _STEPS = (
-    "show /proc/cpuinfo", "say bench-init: the kernel's log", f"log {' '.join(LOG_WORDS)}",
+    "show /proc/cpuinfo", "say bench-init: the kernel's log", _LOG,
     "say bench-init: again", "show /proc/cpuinfo",
 )  # fmt: skip
 
@@ -52,6 +58,8 @@ class Subject:
     init: bytes
     words: str = ""
     """What it wants on its command line."""
+    late: bool = False
+    """It has been built with CONFIG_MICROCODE_LATE_LOADING."""
 
     @property
     def loader(self) -> Loader:
@@ -85,7 +93,9 @@ def subject_of(root: Path, image: KernelImage) -> Subject:
     # With the trace, a kernel would end the boot before init does.
     words = "bench.done=init" if image.traced else ""
     sites = find_msr_sites(image.folder)
-    return Subject(image.name, image.kernel, image.release, image.sha256, sites, build_init(root), words)
+    late = f" {_RELOAD_SYMBOL}\n" in (image.folder / "System.map").read_text(encoding="latin-1")
+    init = build_init(root).read_bytes()
+    return Subject(image.name, image.kernel, image.release, image.sha256, sites, init, words, late)
 
 
 def ground_of(machine: Machine, package: Package | None, *, processors: int = 2, bios: int | None = None) -> Ground:
@@ -109,16 +119,42 @@ def machine_of(root: Path, wanted: str | Machine, trial: Trial) -> Machine:
     return replace(found, virtual=spec, memory_bytes=MEMORY_BYTES)
 
 
-def initrd_of(trial: Trial, subject: Subject) -> bytes:
-    """The trial's early part, then the init that shows /proc/cpuinfo and ends the boot."""
-    done = encode(0, "done", {}, nonce=0).decode().strip()
-    early = trial.early + bytes(-len(trial.early) % 16)
-    return early + init_archive(subject.init, [*_STEPS, f"say {done}"])
+def command_line_of(trial: Trial, subject: Subject, words: str) -> str:
+    """The kernel's, at each start."""
+    started = "" if trial.started is None else f"maxcpus={trial.started}"
+    return " ".join(part for part in (COMMAND_LINE, subject.words, words, trial.words, started) if part)
+
+
+def initrd_of(trial: Trial, subject: Subject, command_line: str = "") -> bytes:
+    """The trial's early part, then the init that does and shows things and ends the boot."""
+    done = f"say {encode(0, 'done', {}, nonce=0).decode().strip()}"
+    if not (trial.deeds or trial.then):
+        return _initrd(trial.early, init_cpio(subject.init, [*_STEPS, done]))
+    files, steps = files_of(trial), [*steps_of(trial), _LOG]
+    if trial.then is Restart.KEXEC:
+        second = second_initrd_of(trial, subject)
+        files |= kexec_files(subject.kernel.read_bytes(), second, command_line)
+        return _initrd(trial.early, init_cpio(subject.init, [*steps, "kexec"], files))
+    return _initrd(trial.early, init_cpio(subject.init, [*steps, done], files))
+
+
+def second_initrd_of(trial: Trial, subject: Subject) -> bytes:
+    """Of the second start: there is nothing to do but to show what runs."""
+    if trial.then is Restart.KEXEC:
+        done = f"say {encode(0, 'done', {}, nonce=0).decode().strip()}"
+        steps = [*look(len(trial.deeds) + 1), _LOG, done]
+        return _initrd(trial.then_early, init_cpio(subject.init, steps))
+    return initrd_of(replace(trial, early=trial.then_early, deeds=(), then=None), subject)
+
+
+def _initrd(early: bytes, rest: bytes) -> bytes:
+    return early + bytes(-len(early) % 16) + rest
 
 
 def offer_of(trial: Trial, initrd: bytes, command_line: str) -> LoadOffer:
     """What the loader is offered. Where the initrd lies matters by its alignment alone, and it is a page's."""
-    return LoadOffer(initrd, len(initrd), 0, command_line, trial.hypervisor, trial.processors)
+    processors = trial.processors if trial.started is None else trial.started
+    return LoadOffer(initrd, len(initrd), 0, command_line, trial.hypervisor, processors)
 
 
 def run_case(
@@ -135,16 +171,22 @@ def run_case(
     name: str = "",
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """One boot into `folder`; `name`: what the machine is called in the result. Trouble of the lab's own becomes a
-    MISS; UsageError is raised."""
+    """One case into `folder`; `name`: what the machine is called in the result. A second boot of it, after the power
+    was off, goes into a folder of its own beside that. Trouble of the lab's own becomes a MISS; UsageError is raised.
+    """
     trial = case.make(ground)
     machine = machine_of(root, wanted, trial)
-    command_line = " ".join(part for part in (COMMAND_LINE, subject.words, words, trial.words) if part)
-    initrd = initrd_of(trial, subject)
-    predicted = predict_early(subject.loader, trial.rules, offer_of(trial, initrd, command_line))
+    # A kernel that kexec starts lies where its symbols say: where the first one lies is looked for once.
+    command_line = command_line_of(trial, subject, "nokaslr" if trial.then is Restart.KEXEC else words)
+    initrd = initrd_of(trial, subject, command_line)
+    second = second_initrd_of(trial, subject) if trial.then else b""
+    story = predict_story(
+        subject.loader, trial, offer_of(trial, initrd, command_line),
+        offer_of(trial, second, command_line) if second else None, late_built_in=subject.late,
+    )  # fmt: skip
     meta = {
         "image": subject.name, "nonce": "0", "virtual": True, "case": case.name, "command_line": command_line,
-        "prediction": json.loads(json.dumps(asdict(predicted), default=str)),
+        "prediction": _as_json(story),
     }  # fmt: skip
     began = time.monotonic()
 
@@ -152,22 +194,40 @@ def run_case(
         seconds = round(time.monotonic() - began, 2)
         return Result(
             case.name, subject.name, subject.sha256, name or machine.name, machine.model, machine.signature, verdict,
-            predicted, seen, tuple(found), seconds, str(folder), why, trial.rules.platform_flags,
+            story.early, seen, tuple(found), seconds, str(folder), why, trial.rules.platform_flags,
         )  # fmt: skip
 
+    cores = Cores(trial.rules, trial.processors)
+    seen: Observed | None = None
+    found: list[Difference] = []
+    damage = ""
     try:
-        load = Load(subject.kernel, initrd, command_line, msr_sites=subject.sites)
-        boot(machine, load, folder, meta=meta, limits=limits, cancel=cancel, progress=progress)
+        for part, there in ((initrd, folder), (second, folder.with_name(f"{folder.name}-again"))):
+            if there != folder and (trial.then is not Restart.POWER_CYCLE or found or damage):
+                break
+            load = Load(subject.kernel, part, command_line, msr_sites=subject.sites, cores=cores)
+            boot(machine, load, there, meta=meta, limits=limits, cancel=cancel, progress=progress)
+            (capture,) = read_captures(there)
+            if there == folder and (trial.deeds or trial.then):
+                seen, found, damage = compare_story(story, capture, there / RECORD)
+            else:
+                seen = observe(capture, there / RECORD)
+                found, damage = compare(story.early if there == folder else story.again, seen)
+            if seen.end.startswith("ended by"):
+                return result(Verdict.MISS, seen, found, seen.end)
     except LabError as error:
         return result(Verdict.MISS, None, (), f"{error.component}: {error}")
-    (capture,) = read_captures(folder)
-    seen = observe(capture, folder / RECORD)
-    found, damage = compare(predicted, seen)
-    if seen.end.startswith("ended by"):
-        return result(Verdict.MISS, seen, found, seen.end)
     if damage:
         return result(Verdict.MISS, seen, found, f"serial line: {damage}")
     return result(Verdict.FAIL if found else Verdict.PASS, seen, found)
+
+
+def _as_json(story: Story) -> object:
+    """For ``capture.json``: without the updates themselves."""
+    plain = replace(story, early=replace(story.early, kept=(), given=b""))
+    if plain.second:
+        plain = replace(plain, second=replace(plain.second, kept=(), given=b""))
+    return json.loads(json.dumps(asdict(plain), default=str))
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,17 @@ def console_lines(data: bytes) -> tuple[str, ...]:
 
 
 def logged_lines(data: bytes) -> tuple[str, ...] | None:
-    """The same out of the kernel's log, in lines that begin with ``log: ``; None if init does not show it."""
+    """The same out of the kernel's log (after a kexec, of both logs), in lines that begin with ``log: ``; None if init
+    does not show it."""
     if b"log: " not in data:
         return None
     stripped = (line.strip(b"\r") for line in data.split(b"\n"))
     return tuple(_lines(_LOG.sub(b"", line) for line in stripped if _LOG.match(line)))
+
+
+def all_console_lines(data: bytes) -> tuple[str, ...]:
+    """The kernel's lines on the console to the end, without those of its log that init shows."""
+    return tuple(_lines(data.split(b"\n")))
 
 
 def _lines(lines: list[bytes] | Iterator[bytes]) -> Iterator[str]:

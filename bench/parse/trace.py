@@ -24,6 +24,7 @@ from bench.records import (
     Step,
     Stimulus,
     Touch,
+    UpdatePoint,
     Window,
 )
 from bench.updates import SEARCH_FIELDS, Search
@@ -163,6 +164,8 @@ class _Reader:
             self.refusals.append(Refusal(number, line.text("why"), span))
         elif line.kind == "ucode":
             self._search(line, span)
+            if (w := self._open) and not (w.facts.is_linux or w.damage or w.complete):
+                w.steps.append(UpdatePoint(len(w.steps)))  # each step before it is announced by one item
         elif self._open and not self._open.damage and not self._open.complete:
             _add(self._open, line, span)
 

@@ -9,8 +9,19 @@ from itertools import product
 from bench.errors import UsageError
 from bench.records import Machine
 from bench.scenarios import terms
-from bench.scenarios.files import LINKED_AT, AccessStep, AnyStep, MarkStep, Needs, RandomStep, Scenario, Sweep
+from bench.scenarios.files import (
+    LINKED_AT,
+    AccessStep,
+    AnyStep,
+    MarkStep,
+    Needs,
+    RandomStep,
+    Scenario,
+    Sweep,
+    UpdateStep,
+)
 from bench.scenarios.ground import Ground, Unfit
+from bench.scenarios.offered import offered
 from bench.scenarios.schedule import RET, schedule
 from bench.script import Flag, ScriptWindow, Step
 from bench.wire import VARIANTS, Access
@@ -30,11 +41,14 @@ class Skip:
     reason: str
 
 
-def expand(scenario: Scenario, machine: Machine, variant: str, *, bug: int = 0) -> tuple[ScriptWindow, ...] | Skip:
+def expand(
+    scenario: Scenario, machine: Machine, variant: str, *, bug: int = 0, newest: bytes = b""
+) -> tuple[ScriptWindow, ...] | Skip:
     """The windows of `scenario` on `machine`: rounds × pools × places × `each`, numbered from 0.
 
-    `bug` is built into the handler of every window. Equal arguments give equal windows, on every version of Python.
-    Raises UsageError if the file asks for something that no machine can do.
+    `bug` is built into the handler of every window; `newest` is Intel's newest update for a machine of metal. Equal
+    arguments give equal windows, on every version of Python. Raises UsageError if the file asks for something that no
+    machine can do.
     """
     reason = _objection(scenario, machine, variant)
     if reason:
@@ -48,7 +62,7 @@ def expand(scenario: Scenario, machine: Machine, variant: str, *, bug: int = 0) 
             ground = Ground(machine, layout, place)
             _check_place(ground)
             declared = [*scenario.steps, *([last] if last else [])]
-            steps = tuple(steps_on(declared, ground, pool=pool, number=len(windows)))
+            steps = tuple(steps_on(declared, ground, pool=pool, number=len(windows), newest=newest))
             windows.append(
                 ScriptWindow(
                     number=len(windows),
@@ -112,7 +126,13 @@ def _mend(scenario: Scenario, machine: Machine, place: int) -> int:
 
 
 def steps_on(
-    declared: Iterable[AnyStep], ground: Ground, *, pool: int, number: int, kernel: bool = False
+    declared: Iterable[AnyStep],
+    ground: Ground,
+    *,
+    pool: int,
+    number: int,
+    kernel: bool = False,
+    newest: bytes = b"",
 ) -> Iterator[Step]:
     """The script's steps, for the payload or a kernel's exerciser. Raises Unfit where one would reach memory that it
     must not reach."""
@@ -122,6 +142,10 @@ def steps_on(
                 yield Step(step.do)
                 if step.do == "final" and kernel:
                     ground = replace(ground, under_final_tables=True)
+            case UpdateStep() if kernel:
+                raise Unfit("has a step `ucode`, which is the payload's: a kernel loads updates itself")
+            case UpdateStep():
+                yield offered(step, ground.machine, newest)
             case RandomStep():
                 yield from schedule(step.random, ground, pool=pool, number=number)
             case AccessStep():

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from bench.errors import UsageError
 from bench.scenarios import terms
-from bench.script import ACCESS_SIZES
+from bench.script import ACCESS_SIZES, UPDATE_ALIGNMENT
 from bench.wire import VARIANTS
 from bench.x86.paging import PMD_SIZE
 
@@ -111,6 +111,15 @@ class MarkStep(StrictModel):
     do: Literal["final", "digest", "dump"]
 
 
+class UpdateStep(StrictModel):
+    """An update of microcode, offered to the processor by the payload itself."""
+
+    do: Literal["ucode"]
+    update: Literal["newest", "older", "wrong-signature", "wrong-flags", "bad-checksum"] = "newest"
+    align: int = Field(default=0, ge=0, lt=UPDATE_ALIGNMENT)
+    """Bytes behind a multiple of 64 at which its header lies; a multiple of 16 is what the manual wants."""
+
+
 class Random(StrictModel):
     """A schedule that follows from the seed, the machine's memory and the window's number in the scenario."""
 
@@ -133,12 +142,17 @@ def _kind(step: Any) -> str:
     if isinstance(step, dict):
         if "random" in step:
             return "schedule"
+        if step.get("do") == "ucode":
+            return "ucode"
         return "mark" if step.get("do") in ("final", "digest", "dump") else "access"
-    return {"RandomStep": "schedule", "MarkStep": "mark"}.get(type(step).__name__, "access")
+    return {"RandomStep": "schedule", "MarkStep": "mark", "UpdateStep": "ucode"}.get(type(step).__name__, "access")
 
 
 AnyStep = Annotated[
-    Annotated[AccessStep, Tag("access")] | Annotated[MarkStep, Tag("mark")] | Annotated[RandomStep, Tag("schedule")],
+    Annotated[AccessStep, Tag("access")]
+    | Annotated[MarkStep, Tag("mark")]
+    | Annotated[RandomStep, Tag("schedule")]
+    | Annotated[UpdateStep, Tag("ucode")],
     Discriminator(_kind),
 ]
 
@@ -212,7 +226,7 @@ def complaint(error: Any) -> str:
     for part in error["loc"]:
         if isinstance(part, int):
             where += f"[{part}]"
-        elif part not in ("access", "mark", "schedule"):
+        elif part not in ("access", "mark", "schedule", "ucode"):
             where += f".{part}" if where else part
     message = error["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message

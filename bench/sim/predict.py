@@ -23,6 +23,7 @@ from bench.records import (
     Prediction,
     Stimulus,
     Touch,
+    UpdatePoint,
 )
 from bench.sim import linux_window
 from bench.sim.dump import runs
@@ -121,6 +122,7 @@ class _Window:
             LoadFinal: self._load_final,
             DigestPoint: self._digest,
             DumpPoint: self._dump,
+            UpdatePoint: self._update,
             BootData: self._boot_data,
             PhaseStep: self._phase,
         }
@@ -197,6 +199,9 @@ class _Window:
         why = f"early_top_pgt and the pool as {self.variant.name} has left them"
         crc, next_ = self.tables.digest(), self.tables.next_early_pgt
         self.events.append(Event(EventKind.DIGEST, step.step, crc=crc, next=next_, why=why))
+
+    def _update(self, step: UpdatePoint) -> None:
+        """Its update lies in the window image's own page, which is mapped: no fault."""
 
     def _dump(self, step: DumpPoint) -> None:
         entries = self.tables.entries

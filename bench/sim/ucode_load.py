@@ -11,17 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from bench.sim.ucode_loaders import Announcement, Choice, Loader, Others
-from bench.sim.ucode_scan import CpioData, InitrdReads, Range, Scanned, find_cpio_data, next_update
+from bench.sim.ucode_choose import UpdateFile, choose, platform_flags, read_file, suits
+from bench.sim.ucode_loaders import Announcement, Loader, Others
+from bench.sim.ucode_scan import CpioData, InitrdReads, Range, find_cpio_data
 from bench.updates import Search
-from bench.x86.microcode import HEADER_BYTES, Update, read_update_loosely
+from bench.x86.microcode import HEADER_BYTES, Update
 from bench.x86.microcode_processor import Act, ProcessorRules, answer
 from bench.x86.signature import processor as processor_of
 
 DRIVER_VERSION = "2.2"
-_FAMILY_AND_MODEL = 0x0FFF0FF0
-# Erratum GNR98 (Granite Rapids X, stepping 1): the revision that must not be jumped over.
-_GNR98_SIGNATURE, _GNR98_FLAGS, _GNR98_REVISION = 0xA06D1, 0x95, 0x1000405
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,8 @@ class End(StrEnum):
     HANG = "hang"
     """A processor does not come back from its write."""
     RESET = "reset"
+    PANIC = "panic"
+    """Of a late load: the others wait for a processor that does not come back, and then give up."""
     RETRY = "retries for ever"
     """A processor that refuses scans and writes again, without end."""
 
@@ -86,6 +86,10 @@ class EarlyLoad:
     """What each run of the loader comes to, a processor that does not come back from its write left out."""
     later: tuple[Search, ...] = ()
     """The same where every processor but the first is then taken off and brought up again, one after the other."""
+    kept: tuple[bytes, ...] = ()
+    """Updates that the kernel has kept when the initrd is gone."""
+    given: bytes = b""
+    """That one of them which processors are given that come up later; empty: none."""
 
 
 def switched_off(loader: Loader, offer: LoadOffer, signature: int) -> str:
@@ -106,120 +110,6 @@ def switched_off(loader: Loader, offer: LoadOffer, signature: int) -> str:
     return ""
 
 
-# --- which update ----------------------------------------------------------------------------------------------------
-
-
-def fits(loader: Loader, signature: int, flags: int, own_signature: int, own_flags: int) -> bool:
-    """Whether signature and flags of an update (or of one of its rows) are a processor's own."""
-    if signature != own_signature:
-        return False
-    if loader.no_flags_match_any:
-        return not flags or bool(flags & own_flags)
-    return (not flags and not own_flags) or bool(flags & own_flags)
-
-
-def suits(loader: Loader, update: Update, signature: int, flags: int) -> bool:
-    """Whether the loader takes an update, by its header or its table, to be for a processor."""
-    return any(fits(loader, own, mask, signature, flags) for own, mask in update.identities)
-
-
-def _passes_filter(loader: Loader, update: Update, signature: int, flags: int) -> bool:
-    """Which updates are looked at at all: up to 6.0 those of the processor's family and model."""
-    if not loader.filter_by_model:
-        return suits(loader, update, signature, flags)
-    return any(not (own ^ signature) & _FAMILY_AND_MODEL for own, _ in update.identities)
-
-
-def platform_flags(rules: ProcessorRules) -> int:
-    """The flag that a loader makes of MSR 0x17; 0 for processors without a platform id."""
-    which = processor_of(rules.signature)
-    return rules.platform_flags if which.model >= 5 or which.family > 6 else 0
-
-
-@dataclass
-class _File:
-    """The updates of GenuineIntel.bin as one pass over it meets them."""
-
-    updates: list[tuple[int, Update]] = field(default_factory=list)
-    """Offset in the initrd, and the update."""
-    whole: bool = False
-    """The pass came to the file's end: nothing was bad, cut or left over."""
-
-
-def _read_file(loader: Loader, initrd: InitrdReads, found: CpioData) -> _File:
-    file, at, end = _File(), found.offset, found.offset + found.size
-    while at < end:
-        scanned = next_update(initrd, at, end - at, table_size_bits=loader.table_size_bits)
-        if scanned is None:
-            return file
-        update = _update_at(initrd, scanned)
-        file.updates.append((at, update))
-        at = scanned.end
-    file.whole = True
-    return file
-
-
-def _update_at(initrd: InitrdReads, scanned: Scanned) -> Update:
-    update = read_update_loosely(initrd.head[scanned.offset : scanned.end])
-    assert update is not None, "the sanity check let it through"
-    return update
-
-
-def choose(
-    loader: Loader, file: _File, rules: ProcessorRules, running: int
-) -> tuple[tuple[int, Update] | None, list[str]]:
-    """The update that a processor running `running` would load, with its offset, and what the kernel says of it."""
-    flags, said = platform_flags(rules), []
-    if not file.whole:
-        return None, []
-    if loader.choice is Choice.FIRST_SAVED:
-        return _newest(_saved(loader, file, rules.signature), loader, rules, running), []
-    best: tuple[int, Update] | None = None
-    for offset, update in file.updates:
-        if not _passes_filter(loader, update, rules.signature, flags):
-            continue
-        if loader.erratum_gnr98 and _jumps(rules, running, update.revision):
-            said.append(f"microcode: Erratum GNR98: skipping revision 0x{update.revision:x}.")
-            continue
-        if best is None or loader.choice is Choice.NEWEST:
-            above = best[1].revision if best else running
-            if update.revision > above and suits(loader, update, rules.signature, flags):
-                best = offset, update
-        elif update.revision > best[1].revision and suits(loader, update, best[1].signature, best[1].platform_flags):
-            best = offset, update
-    return best, said[:1]
-
-
-def _saved(loader: Loader, file: _File, signature: int) -> list[tuple[int, Update]]:
-    """3.9's list. Rows of tables do not count in its filter: it looks for them far behind the update."""
-    saved: list[tuple[int, Update]] = []
-    for offset, update in file.updates:
-        if (update.signature ^ signature) & _FAMILY_AND_MODEL:
-            continue
-        if not any(suits(loader, update, kept.signature, kept.platform_flags) for _, kept in saved):
-            saved.append((offset, update))
-    return saved
-
-
-def _newest(
-    updates: Sequence[tuple[int, Update]], loader: Loader, rules: ProcessorRules, running: int
-) -> tuple[int, Update] | None:
-    best: tuple[int, Update] | None = None
-    for offset, update in updates:
-        above = best[1].revision if best else running
-        if update.revision > above and suits(loader, update, rules.signature, platform_flags(rules)):
-            best = offset, update
-    return best
-
-
-def _jumps(rules: ProcessorRules, running: int, revision: int) -> bool:
-    return (
-        rules.signature == _GNR98_SIGNATURE
-        and bool(platform_flags(rules) & _GNR98_FLAGS)
-        and running < _GNR98_REVISION < revision
-    )
-
-
 # --- the boot --------------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +121,7 @@ class _Boot:
     rules: ProcessorRules
     offer: LoadOffer
     stores: list[int]
-    file: _File
+    file: UpdateFile
     warning: str = ""
     """What each search of the initrd says of the file's name."""
     cached: tuple[int, Update] | None = None
@@ -324,8 +214,12 @@ class _Boot:
             return self.cached
         if not self.file.updates or self.loader.others is Others.SAVED_LIST:
             return None
-        # save_microcode_patch(), up to the first update that is bad: for each signature the newest, of which the last
-        # that was saved or replaced is given out. (An update that replaces none and is not newer changes nothing.)
+        return self.cache()[1]
+
+    def cache(self) -> tuple[list[tuple[int, Update]], tuple[int, Update] | None]:
+        """What 4.10 to 6.6 save, save_microcode_patch() up to the first update that is bad: for each signature the
+        newest; and of those the last that was saved or replaced, which is given out. (An update that replaces none and
+        is not newer changes nothing.)"""
         saved: list[tuple[int, Update]] = []
         given: tuple[int, Update] | None = None
         flags = platform_flags(self.rules)
@@ -344,7 +238,20 @@ class _Boot:
                 saved.append((offset, update))
             if newer or not same:
                 given = offset, update
-        return given
+        return saved, given
+
+    def copies(self) -> tuple[bytes, ...]:
+        """All that is kept when the initrd is gone."""
+        kept = self.kept()
+        if kept is None:
+            return ()
+        held = [kept] if self.loader.others is Others.WHAT_THE_FIRST_LOADED else self.cache()[0]
+        return tuple(self.offer.initrd[offset : offset + update.total_size] for offset, update in held)
+
+    def copy_given(self) -> bytes:
+        """What a processor that comes up later is given; empty: nothing."""
+        kept = self.kept()
+        return self.offer.initrd[kept[0] : kept[0] + kept[1].total_size] if kept else b""
 
     def search_of(
         self, processor: int, before: int, chosen: tuple[int, Update] | None, *, copied: bool = False
@@ -418,7 +325,7 @@ def predict_early(loader: Loader, rules: ProcessorRules, offer: LoadOffer) -> Ea
     found = None
     if offer.initrd_bytes:
         found = find_cpio_data(initrd, extra_bytes=loader.extra_bytes, long_compare=loader.long_compare)
-    file = _read_file(loader, initrd, found) if found and found.size else _File()
+    file = read_file(loader, initrd, found) if found and found.size else UpdateFile()
     boot = _Boot(loader, rules, offer, stores, file, found.warning if found else "")
     boot.file_offset = found.offset if found else 0
     first_before = boot.running(0)
@@ -450,8 +357,11 @@ def _ended(
     if end is End.BOOTS:
         lines += _driver_lines(boot, shown, first_before)
     writes, searches = tuple(boot.writes), tuple(boot.searches)
+    kept, given = boot.copies(), boot.copy_given()
     later = tuple(boot.again()) if end is End.BOOTS else ()
-    return EarlyLoad("", found, tuple(accesses), writes, runs, tuple(shown), tuple(lines), end, at, searches, later)
+    return EarlyLoad(
+        "", found, tuple(accesses), writes, runs, tuple(shown), tuple(lines), end, at, searches, later, kept, given
+    )
 
 
 def _driver_lines(boot: _Boot, shown: Sequence[int | None], first_before: int) -> Iterator[str]:

@@ -205,32 +205,48 @@ def next_update(initrd: InitrdReads, offset: int, left: int, *, table_size_bits:
     return update if sane(initrd, update, table_size_bits) else None
 
 
+# What microcode_sanity_check prints of a file that is loaded late; early it is silent.
+BAD_SIZE = "Error: bad microcode data file size."
+BAD_FORMAT = "Error: invalid/unknown microcode update format."
+TABLE_CUT = "Error: truncated extended signature table."
+TABLE_SIZE = "Error: extended signature table size mismatch."
+TABLE_SUM = "Bad extended signature table checksum, aborting."
+BAD_SUM = "Bad microcode data checksum, aborting."
+ROW_SUM = "Bad extended signature checksum, aborting."
+
+
 def sane(initrd: InitrdReads, update: Scanned, table_size_bits: int = 64) -> bool:
-    """microcode_sanity_check, with its reads in their order. The size that a table should have is computed from its
-    count in `table_size_bits`: from 6.7 on in 32, so that a count which is too large by 2^30 passes, and rows behind
-    the table are read until one has a wrong checksum."""
+    """Whether microcode_sanity_check lets an update through."""
+    return not objection(initrd, update, table_size_bits)
+
+
+def objection(initrd: InitrdReads, update: Scanned, table_size_bits: int = 64) -> str:
+    """microcode_sanity_check, with its reads in their order: what it objects to, empty if to nothing. The size that a
+    table should have is computed from its count in `table_size_bits`: from 6.7 on in 32, so that a count which is too
+    large by 2^30 passes, and rows behind the table are read until one has a wrong checksum."""
     offset = update.offset
     if update.data_size + HEADER_BYTES > update.total_size:
-        return False
+        return BAD_SIZE
     if initrd.word(offset + OFFSET_OF["loader_revision"]) != 1:
-        return False
+        return BAD_FORMAT
     if initrd.word(offset + OFFSET_OF["header_version"]) != 1:
-        return False
+        return BAD_FORMAT
     table = offset + HEADER_BYTES + update.data_size
     table_bytes = update.end - table
     count = 0
     if table_bytes:
         if table_bytes < TABLE_HEAD.size or (table_bytes - TABLE_HEAD.size) % TABLE_ROW.size:
-            return False
+            return TABLE_CUT
         count = initrd.word(table)
         if table_bytes != (TABLE_HEAD.size + count * TABLE_ROW.size) % (1 << table_size_bits):
-            return False
+            return TABLE_SIZE
         if initrd.sum_downwards(table, table_bytes):
-            return False
+            return TABLE_SUM
     if initrd.sum_downwards(offset, HEADER_BYTES + update.data_size):
-        return False
+        return BAD_SUM
     own = sum(initrd.word(offset + OFFSET_OF[name]) for name in ("signature", "platform_flags", "checksum"))
-    return all((own - sum(_row(initrd, table, row))) % (1 << 32) == 0 for row in range(count))
+    wrong = any((own - sum(_row(initrd, table, row))) % (1 << 32) for row in range(count))
+    return ROW_SUM if wrong else ""
 
 
 def _row(initrd: InitrdReads, table: int, row: int) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ checksums.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bench.x86.microcode import (
@@ -46,6 +46,8 @@ class Restart(StrEnum):
 
     POWER_CYCLE = "power cycle"
     RESET = "reset"
+    SUSPEND = "suspend"
+    """To memory (S3): the processor has no power."""
     KEXEC = "kexec"
     INIT = "INIT"
 
@@ -84,6 +86,33 @@ class ProcessorRules:
     def act(self, processor: int) -> Act | None:
         """What the logical processor does in place of its part, if anything."""
         return dict(self.acts).get(processor)
+
+
+@dataclass
+class Cores:
+    """What the cores of one machine run, from one start to the next."""
+
+    rules: ProcessorRules
+    processors: int
+    """Logical ones."""
+    revisions: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.revisions:
+            self.restart(Restart.POWER_CYCLE)
+
+    def restart(self, how: Restart) -> None:
+        """The machine starts again: firmware loads its own update where the processors have lost theirs."""
+        if not how.keeps_updates:
+            self.revisions[:] = [self.rules.bios_revision] * (self.rules.core(self.processors - 1) + 1)
+
+    def of(self, processor: int) -> int:
+        """What a logical processor runs."""
+        return self.revisions[self.rules.core(processor)]
+
+    def load(self, processor: int, revision: int) -> None:
+        """Its core runs that from now on."""
+        self.revisions[self.rules.core(processor)] = revision
 
 
 @dataclass(frozen=True)

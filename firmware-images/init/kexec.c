@@ -12,6 +12,7 @@
  */
 #include <asm/unistd.h>
 
+#include "steps.h"
 #include "system.h"
 
 #define SETUP_SECTS 0x1f1

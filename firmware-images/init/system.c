@@ -26,36 +26,41 @@ long system_call(long number, long a, long b, long c, long d, long e)
 	return result;
 }
 
-static long open_file(const char *path, int flags)
+long file_open(const char *path, int flags)
 {
 	return system_call(__NR_open, (long)path, flags, 0, 0, 0);
 }
 
-static void close_file(long file)
+void file_close(long file)
 {
 	system_call(__NR_close, file, 0, 0, 0, 0);
 }
 
+long file_get(long file, void *to, u64 room)
+{
+	return system_call(__NR_read, file, (long)to, room, 0, 0);
+}
+
 long file_read(const char *path, void *to, u64 room)
 {
-	long file = open_file(path, O_RDONLY), got = 0, n;
+	long file = file_open(path, O_RDONLY), got = 0, n;
 
 	if (file < 0)
 		return file;
-	while ((u64)got < room && (n = system_call(__NR_read, file, (long)to + got, room - got, 0, 0)) > 0)
+	while ((u64)got < room && (n = file_get(file, (char *)to + got, room - got)) > 0)
 		got += n;
-	close_file(file);
+	file_close(file);
 	return got;
 }
 
 long file_write(const char *path, const char *text)
 {
-	long file = open_file(path, O_WRONLY), result;
+	long file = file_open(path, O_WRONLY), result;
 
 	if (file < 0)
 		return file;
 	result = system_call(__NR_write, file, (long)text, length(text), 0, 0);
-	close_file(file);
+	file_close(file);
 	return result;
 }
 
@@ -68,14 +73,14 @@ void *memory(u64 bytes)
 
 void *file_map(const char *path, u64 *bytes)
 {
-	long file = open_file(path, O_RDONLY);
+	long file = file_open(path, O_RDONLY);
 	void *at = 0;
 
 	*bytes = 0;
 	if (file < 0)
 		return 0;
 	*bytes = (u64)system_call(__NR_lseek, file, 0, 2, 0, 0);
-	close_file(file);
+	file_close(file);
 	if (*bytes)
 		at = memory(*bytes);
 	if (at && file_read(path, at, *bytes) != (long)*bytes)
@@ -96,7 +101,7 @@ void mount_all(void)
 	mount_one("proc", "/proc");
 	mount_one("sysfs", "/sys");
 	mount_one("devtmpfs", "/dev");
-	console = open_file("/dev/console", O_WRONLY);
+	console = file_open("/dev/console", O_WRONLY);
 	if (console >= 0 && console != CONSOLE)
 		system_call(__NR_dup2, console, CONSOLE, 0, 0, 0);
 }
@@ -111,18 +116,35 @@ void pause_for_ever(void)
 	system_call(__NR_pause, 0, 0, 0, 0, 0);
 }
 
+/* Until it has left: the trace writes to the same line without asking. */
+static void drain(void)
+{
+	system_call(__NR_ioctl, CONSOLE, TCSBRK, 1, 0, 0);
+}
+
+void print(const char *text, long bytes)
+{
+	while (bytes > 0) {
+		long written = system_call(__NR_write, CONSOLE, (long)text, bytes, 0, 0);
+
+		if (written <= 0)
+			return;
+		text += written;
+		bytes -= written;
+	}
+	drain();
+}
+
 void say_part(const char *text, const char *more, long more_bytes)
 {
-	static char line[512];
+	static char line[2048];
 	const char *parts[] = { "bench-init: ", text, more, "\n" };
 	long sizes[] = { length(parts[0]), length(text), more_bytes, 1 }, at = 0, i, n;
 
 	for (i = 0; i < 4; i++)
 		for (n = 0; n < sizes[i] && at < (long)sizeof(line); n++)
 			line[at++] = parts[i][n];
-	system_call(__NR_write, CONSOLE, (long)line, at, 0, 0);
-	/* Until it has left: the trace writes to the same line without asking. */
-	system_call(__NR_ioctl, CONSOLE, TCSBRK, 1, 0, 0);
+	print(line, at);
 }
 
 void say(const char *text)
@@ -130,16 +152,46 @@ void say(const char *text)
 	say_part(text, "", 0);
 }
 
+static const char *decimal(long number, char digits[24])
+{
+	char *at = digits + 23;
+
+	*at = 0;
+	do {
+		*--at = (char)('0' + number % 10);
+		number /= 10;
+	} while (number);
+	return at;
+}
+
 void say_number(const char *text, long number)
 {
 	char digits[24];
-	long at = sizeof(digits);
+	const char *shown = decimal(number, digits);
 
-	do {
-		digits[--at] = (char)('0' + number % 10);
-		number /= 10;
-	} while (number);
-	say_part(text, digits + at, (long)sizeof(digits) - at);
+	say_part(text, shown, length(shown));
+}
+
+void say_failure(long error, const char *what, long what_bytes)
+{
+	char text[48] = "failed ", digits[24];
+	const char *shown = decimal(error, digits);
+	long at = length(text);
+
+	copy(text + at, shown, length(shown));
+	copy(text + at + length(shown), ": ", 3);
+	say_part(text, what, what_bytes);
+}
+
+char *cut(char *text, char at, char **rest)
+{
+	char *end = text;
+
+	while (*end && *end != at)
+		end++;
+	*rest = *end ? end + 1 : end;
+	*end = 0;
+	return text;
 }
 
 long length(const char *text)

@@ -21,7 +21,7 @@ from bench.lab.power import PowerState
 from bench.lab.ssh import Ssh, SshError
 from tests.hosts.flashing import QUIET_S, WAYS, Host, by, host, image, killed_at
 
-pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

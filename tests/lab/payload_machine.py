@@ -88,8 +88,13 @@ def boot_bytes(
         "qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-cpu", cpu,
         "-m", memory, "-kernel", str(kernel), "-initrd", str(initrd), "-append", command_line, *extra,
     ]  # fmt: skip
+    return until_done(command, deadline_s=60)
+
+
+def until_done(command: list[str], *, deadline_s: float, times: int = 1) -> bytes:
+    """What QEMU (`command`, its serial port on standard output) says up to so many `done`, or to its end."""
     data = b""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + deadline_s
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as qemu:
         assert qemu.stdout is not None
         try:
@@ -98,8 +103,8 @@ def boot_bytes(
                     continue
                 chunk = os.read(qemu.stdout.fileno(), 65536)
                 data += chunk
-                last = data.rfind(b" done")
-                if not chunk or (last >= 0 and b"\r\n" in data[last:]):
+                # A line that has come whole.
+                if not chunk or data[: data.rfind(b"\r\n") + 1].count(b" done") >= times:
                     return data
         finally:
             qemu.kill()

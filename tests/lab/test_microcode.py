@@ -14,8 +14,10 @@ from bench.images.kernel import build_kernel
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, boot
 from bench.lab.virtual_cpu import RECORD
-from bench.microcode.cases import CASES, Ground, case
-from bench.microcode.run import Result, Subject, ground_of, run_case, subject_of
+from bench.microcode.cases import CASES, case
+from bench.microcode.late_cases import LATE_CASES, LATE_SLOW
+from bench.microcode.run import Cell, Result, Subject, ground_of, run_case, run_matrix, subject_of
+from bench.microcode.trial import Ground
 from bench.parse.capture_file import read_captures
 from bench.records import LabEventKind, Verdict
 from tests.intel_files import intel
@@ -85,8 +87,8 @@ def test_the_wrong_image_is_the_labs_trouble_and_not_the_kernels(debian: Subject
 def test_a_machine_of_the_inventory_takes_microcode_by_its_own_table(debian: Subject, tmp_path: Path) -> None:
     machine = MACHINES["cooperlake"]
     assert machine.virtual is not None and machine.virtual.microcode is not None
-    from bench.microcode.cases import Trial
     from bench.microcode.run import COMMAND_LINE, initrd_of
+    from bench.microcode.trial import Trial
     from bench.x86.early_cpio import UCODE_PATH, build
 
     ground = ground_of(machine, None)
@@ -136,9 +138,44 @@ def test_each_signature_updates_itself_from_its_real_file(
 @pytest.mark.microcode
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kernel", ["linux-6.1", "linux-7.3"])
-@pytest.mark.parametrize("name", [each.name for each in CASES])
+@pytest.mark.parametrize("name", [each.name for each in CASES if each not in LATE_CASES])
 def test_every_case_is_as_predicted_on_two_generations(
     linux: dict[str, Subject], tmp_path: Path, name: str, kernel: str
 ) -> None:
     ground = ground_of(MACHINES["skylake-server"], intel())
     run(name, linux[kernel], tmp_path, ground=ground, words="nokaslr")
+
+
+@pytest.mark.microcode
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kernel", ["linux-6.1", "linux-7.3"])
+def test_late_loads_hotplug_suspend_kexec_and_power_are_as_predicted_on_two_generations(
+    linux: dict[str, Subject], tmp_path: Path, kernel: str
+) -> None:
+    machine = MACHINES["skylake-server"]
+    ground = ground_of(machine, intel())
+    chosen = [each for each in LATE_CASES if each.name not in LATE_SLOW]
+    cells = [Cell(each, machine, ground, linux[kernel]) for each in chosen]
+    outcomes = list(run_matrix(ROOT, cells, tmp_path, jobs=2))
+    wrong = {each.case: (each.verdict, each.differences, each.why) for each in outcomes if each.verdict != "PASS"}
+    assert not wrong and len(outcomes) == len(chosen)
+
+
+@pytest.mark.microcode
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("processors", [1, 8])
+def test_a_late_load_reaches_every_processor_with_kaslr_too(
+    linux: dict[str, Subject], tmp_path: Path, processors: int
+) -> None:
+    ground = ground_of(MACHINES["skylake-server"], intel(), processors=processors)
+    result = run("late-newest", linux["linux-7.3"], tmp_path, ground=ground, words="")
+    assert result.observed
+    assert sorted(write.processor for write in result.observed.writes) == list(range(processors))
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+def test_a_kernel_that_was_built_without_late_loading_has_no_file_for_it(debian: Subject, tmp_path: Path) -> None:
+    assert not debian.late
+    ground = ground_of(MACHINES["skylake-server"], None)
+    run("late-newest", debian, tmp_path, ground=ground, words="nokaslr")

@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 ROOT = find_root(Path(__file__).parent)
 MACHINES = load_inventory(ROOT)
+# The others have no second witness.
+BOOTED_DIRECTLY = [name for name, machine in MACHINES.items() if machine.virtual and machine.virtual.host is None]
 SCENARIOS = load_scenarios(ROOT / "firmware-images" / "scenarios")
 TABLE = load_bugs(ROOT)
 CASES = [(bug, variant) for bug in TABLE.bug for variant in bug.variants]
@@ -90,7 +92,7 @@ def test_two_hundred_random_schedules_give_no_finding(machine: str, variant: str
     assert scenario.resets >= 500
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("machine", BOOTED_DIRECTLY)
 def test_the_witness_agrees_with_the_trace(machine: str, tmp_path: Path) -> None:
     variant = "la57" if MACHINES[machine].la57 else "v3.9"
     names = ("sweep-1gib-small", "rejected", "non-canonical", "nx-fetch", "reserved-bits", "moves")
@@ -210,3 +212,15 @@ def test_a_run_that_was_killed_is_gone_on_with_and_does_nothing_twice(tmp_path: 
     assert "haswell" in before and sorted(before + after) == ["haswell", "penryn", "westmere"]
     third = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert third.returncode == 2 and "no run was broken off" in third.stderr
+
+
+@pytest.mark.parametrize("machine", ["coffeelake", "cooperlake", "haswell"])
+def test_the_payload_offers_updates_to_processors_that_take_them_and_to_qemus_that_do_not(
+    machine: str, tmp_path: Path
+) -> None:
+    result = carry_out(order(machine, "v3.9", "update", "update-refused"), tmp_path)
+    assert result.verdict is Verdict.PASS and [s.verdict for s in result.scenarios] == [Verdict.PASS] * 2
+    outcomes = [transition.outcome for transition in result.judgement.transitions]
+    assert len(outcomes) == 10 and ("updated" in outcomes) == (MACHINES[machine].virtual.microcode is not None)  # type: ignore[union-attr]
+    written = tmp_path.rglob("microcode.jsonl")
+    assert sum(path.read_text().count("\n") for path in written) == (10 if "updated" in outcomes else 0)

@@ -30,6 +30,7 @@ PROGRAMS = {
     "ser2net": "ser2net",
     "socat": "socat",
     "qemu-system-x86_64": "qemu-system-x86",
+    "dnsmasq": "dnsmasq-base",
 }
 
 

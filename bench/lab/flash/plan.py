@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bench.errors import UsageError
+from bench.errors import LabError, UsageError
 from bench.lab.flash import store
 from bench.lab.flash.bootnext import BootNext
 from bench.lab.flash.grub import Grub
@@ -71,6 +71,22 @@ def plan_methods(
     methods = methods_of(machine)
     with _talking(machine, power, note, wait_s) as talk:
         return [_state(machine, method, talk.ssh, proofs or Proofs(), boot)[0] for method in methods]
+
+
+def look(
+    machine: Machine, ssh: Ssh, *, proofs: Proofs | None = None, boot: str = BOOT
+) -> Iterator[tuple[MethodState, str]]:
+    """What there is to say of each one-shot method of `machine` in its running system, and what it has set already."""
+    names = [name for name in machine.wiring.boot_methods if name in METHODS]
+    system = read_system(ssh, boot=boot) if names else None
+    for name in names:
+        assert system is not None
+        state, _ = _state(machine, METHODS[name], ssh, proofs or Proofs(), boot)
+        try:
+            pending = METHODS[name].pending(ssh, system)
+        except LabError:  # a loader that is not there has nothing set
+            pending = ""
+        yield state, pending
 
 
 def _state(machine: Machine, method: OneShot, ssh: Ssh, proofs: Proofs, boot: str) -> tuple[MethodState, str]:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.cache import cache_folder
 from bench.errors import LabError
 from bench.lab.flash.guard import read_default, require_untouched
 from bench.lab.flash.oneshot import OneShot
@@ -42,8 +43,7 @@ class Proof:
 
 def proofs_folder() -> Path:
     """``$XDG_CACHE_HOME/bench/one-shots``, in ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "bench" / "one-shots"
+    return cache_folder("one-shots")
 
 
 def key_of(machine: Machine, method: str, system: System, default: Mapping[str, str]) -> str:

@@ -72,12 +72,28 @@ class ChildDevice(Device):
         raise NotImplementedError
 
 
+class BootingDevice(ChildDevice):
+    """A BMC, which can also say from where its machine boots next."""
+
+    def boot_next(self, *, network: bool, uefi: bool) -> Mapping[str, str]:
+        """Have the machine's next boot, and only that one, be from the network, or as its firmware has it.
+
+        Reads it back, and raises PowerError if the BMC took the order and nothing came of it.
+        """
+        wanted, do = ("network", "network next") if network else ("default", "default next")
+        answer = self._ask(self._request(do) | {"uefi": uefi})
+        if answer["next"] != wanted:
+            words = f"took the order ({do}), and reads back {answer['next']}: {answer['said']}"
+            raise self.fail(Failure.LIES, words, words)
+        return {"next boot": f"{wanted}, read back from {self.component}", "said": answer["said"]}
+
+
 def _need(library: str, component: str) -> None:
     if find_spec(library) is None:
         raise UsageError(f"{component}: the Python package {library} is not installed: pip install 'bench[rack]'")
 
 
-class IpmiDevice(ChildDevice):
+class IpmiDevice(BootingDevice):
     """A BMC by IPMI 2.0 over LAN. Component ``IPMI HOST``. Raises UsageError without pyghmi."""
 
     cuts = Cuts.CHASSIS
@@ -96,7 +112,7 @@ class IpmiDevice(ChildDevice):
                 "password": password}  # fmt: skip
 
 
-class RedfishDevice(ChildDevice):
+class RedfishDevice(BootingDevice):
     """A BMC by Redfish. Component ``Redfish URL``. Raises UsageError without sushy."""
 
     cuts = Cuts.CHASSIS

@@ -45,7 +45,8 @@ class QemuPower(Power):
     """Power of one virtual machine. `command` is QEMU's, without monitor and ``-S``, run in `folder`.
 
     `at_reset`: QEMU's options for a guest that resets or switches off, and ``-S``; by default both end its run.
-    `before_run` is called when QEMU has started and the machine has not run yet.
+    `before_run` is called when QEMU has started and the machine has not run yet, `suspended` (from another thread) when
+    the machine has been suspended to memory.
     `changed` is called (from another thread) whenever `incident` has something new to say. QEMU's
     standard error is kept in `folder`/qemu.stderr, its command line in `folder`/qemu.command.
     """
@@ -57,6 +58,7 @@ class QemuPower(Power):
         *,
         changed: Callable[[], None] = lambda: None,
         before_run: Callable[[], None] = lambda: None,
+        suspended: Callable[[], None] = lambda: None,
         at_reset: Sequence[str] = STOP_OPTIONS,
     ) -> None:
         self._command = tuple(command)
@@ -65,6 +67,7 @@ class QemuPower(Power):
         self._command_file = folder / "qemu.command"
         self.changed = changed
         self._before_run = before_run
+        self._suspended = suspended
         self._at_reset = tuple(at_reset)
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: QMPClient | None = None
@@ -120,7 +123,7 @@ class QemuPower(Power):
             ours.close()
             raise
         self._monitor = client
-        listener = EventListener(("SHUTDOWN", "GUEST_PANICKED"))
+        listener = EventListener(("SHUTDOWN", "GUEST_PANICKED", "SUSPEND"))
         client.register_listener(listener)
         self._listening = asyncio.get_running_loop().create_task(self._listen(listener))
 
@@ -151,7 +154,9 @@ class QemuPower(Power):
         async for event in listener:
             data = event.get("data")
             reason = str(data.get("reason", "")) if isinstance(data, dict) else ""
-            if event["event"] == "SHUTDOWN" and reason == "guest-reset":
+            if event["event"] == "SUSPEND":
+                self._suspended()
+            elif event["event"] == "SHUTDOWN" and reason == "guest-reset":
                 self.note(Incident(IncidentKind.RESET, {"QEMU": "reset by the guest"}))
             elif not reason.startswith("host-"):
                 self.note(Incident(IncidentKind.LOST, {"QEMU": f"{event['event']} {reason}".strip()}))

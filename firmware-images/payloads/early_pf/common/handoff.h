@@ -9,11 +9,14 @@
 #include "types.h"
 #include "uart.h"
 
-enum step_op { STEP_ACCESS, STEP_FINAL, STEP_DIGEST, STEP_DUMP };
+enum step_op { STEP_ACCESS, STEP_FINAL, STEP_DIGEST, STEP_DUMP, STEP_UCODE };
 
-enum refusal { REFUSAL_NONE, REFUSAL_NOT_RAM, REFUSAL_OWN_MEMORY };
+enum refusal { REFUSAL_NONE, REFUSAL_NOT_RAM, REFUSAL_OWN_MEMORY, REFUSAL_NOT_INTEL };
 
-/* refusal: why the supervisor forbids the step; refused: the address in question. */
+/*
+ * refusal: why the supervisor forbids the step; refused: the address in question. Of STEP_UCODE `from` is the linear
+ * address of the update's header in the window, `to` its offset among the window's updates.
+ */
 struct step {
 	u64 from;
 	u64 to;

@@ -33,6 +33,7 @@
  *           early_dynamic_pgts[64]
  *           next_early_pgt, early_pgt_resets, early_recursion_flag   <- what an overrun of the pool hits
  *   _end
+ *   +1 MiB  updates of microcode that the window's script offers, each at its alignment
  */
 #ifndef EARLY_PF_PLAN_H
 #define EARLY_PF_PLAN_H
@@ -84,6 +85,12 @@
 #define HANDOFF_BUG 44
 #define HANDOFF_RETURN_CR3 48
 #define HANDOFF_RETURN_IP 56
+
+#define UPDATES_OFFSET 0x100000
+#define UPDATES_BYTES 0x100000
+/* An update's place before its alignment is added. */
+#define UPDATE_ALIGNMENT 64
+#define UPDATE_HEADER_BYTES 48
 
 #define STEPS_MAX 8192
 #define STEP_BYTES 32

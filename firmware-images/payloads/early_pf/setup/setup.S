@@ -45,7 +45,7 @@ start:
 	.long 0x1000		/* kernel_alignment */
 	.byte 1			/* relocatable_kernel */
 	.byte 12		/* min_alignment */
-	.word 1			/* xloadflags: XLF_KERNEL_64 */
+	.word 9			/* xloadflags: XLF_KERNEL_64, XLF_EFI_HANDOVER_64 */
 	.long 2047		/* cmdline_size */
 	.long 0			/* hardware_subarch */
 	.quad 0			/* hardware_subarch_data */
@@ -53,7 +53,7 @@ start:
 	.quad 0			/* setup_data */
 	.quad 0x100000		/* pref_address */
 	.long 0			/* init_size: filled in by the build */
-	.long 0			/* handover_offset */
+	.long 0			/* handover_offset: filled in by the build */
 	.long 0x1e0		/* kernel_info_offset */
 
 	.org HEADER_END

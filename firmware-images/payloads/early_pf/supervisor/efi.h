@@ -101,7 +101,9 @@ struct efi_boot_services {
 	efi_status(EFIAPI *locate_device_path)(const struct efi_guid *guid, const struct efi_device_path **path,
 					       efi_handle *handle);
 	void *configuration;
-	void *images[4];
+	void *load[2];
+	efi_status(EFIAPI *exit)(efi_handle image, efi_status status, u64 bytes, const efi_char *why);
+	void *unload;
 	efi_status(EFIAPI *exit_boot_services)(efi_handle image, u64 key);
 };
 

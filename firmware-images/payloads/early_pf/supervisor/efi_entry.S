@@ -12,12 +12,35 @@ efi_entry:
 	subq $8, %rsp
 	movq %rcx, %rdi
 	movq %rdx, %rsi
+	xorl %edx, %edx
 	cld
 	call efi_main
 	addq $8, %rsp
 	popq %rdi
 	popq %rsi
 	ret
+
+	/*
+	 * The handover protocol (Documentation/arch/x86/boot.rst), by which GRUB starts a kernel under Secure Boot: RDI the
+	 * loader's handle, RSI the system table, RDX boot_params. The loader has copied the protected-mode part and left
+	 * its BSS as it was, and it has switched interrupts off, which the firmware's services need.
+	 */
+	.globl efi_handover
+efi_handover:
+	cld
+	movq %rdi, %rbx
+	leaq bss_start(%rip), %rdi
+	leaq bss_end(%rip), %rcx
+	subq %rdi, %rcx
+	xorl %eax, %eax
+	rep stosb
+	movq %rbx, %rdi
+	andq $-16, %rsp
+	sti
+	call efi_main
+	/* It has been refused, and even Exit has come back. */
+1:	hlt
+	jmp 1b
 
 	/*
 	 * efi_leave(to, body, bytes, boot_params, cr3, stack_top), once the firmware has let go of the machine. From the

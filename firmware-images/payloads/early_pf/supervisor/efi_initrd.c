@@ -33,7 +33,7 @@ static const struct {
 	{ 0x7f, 0xff, { 4, 0 } },
 };
 
-static int room(struct efi_stub *s, u64 bytes)
+int efi_initrd_room(struct efi_stub *s, u64 bytes)
 {
 	if (!bytes)
 		return efi_complain(s, "the script is empty");
@@ -57,7 +57,7 @@ static int load_offered(struct efi_stub *s, int *there)
 	*there = 1;
 	if (file->load(file, path, 0, &bytes, 0) != EFI_BUFFER_TOO_SMALL)
 		return efi_complain(s, "the loader does not say how long its initrd is");
-	if (!room(s, bytes))
+	if (!efi_initrd_room(s, bytes))
 		return 0;
 	if (file->load(file, path, 0, &bytes, (void *)s->initrd.start) != EFI_SUCCESS || bytes != s->initrd.bytes)
 		return efi_complain(s, "the loader does not hand over its initrd");
@@ -85,7 +85,7 @@ static int read_whole(struct efi_stub *s, struct efi_file *file)
 
 	if (file->get_info(file, &file_info_guid, &bytes, info) != EFI_SUCCESS)
 		return efi_complain(s, "initrd=: its size cannot be read");
-	if (!room(s, ((struct efi_file_info *)info)->file_bytes))
+	if (!efi_initrd_room(s, ((struct efi_file_info *)info)->file_bytes))
 		return 0;
 	while (done < s->initrd.bytes) {
 		bytes = s->initrd.bytes - done < READ_BYTES ? s->initrd.bytes - done : READ_BYTES;

@@ -10,17 +10,12 @@
 #include "../common/boot_params.h"
 #include "efi_stub.h"
 
-/* A key is stale if the firmware's own timers allocated in between. */
-#define LEAVE_TRIES 8
-
 /* Loaded image protocol [9.1]. */
 static const struct efi_guid loaded_image_guid = {
 	0x5b1b31a1, 0x9562, 0x11d2, { 0x8e, 0x3f, 0x00, 0xa0, 0xc9, 0x69, 0x72, 0x3b }
 };
 
-extern const u8 startup_32[], _file_end[];
-/* As the build put it into init_size. */
-extern const u64 supervisor_memory;
+#define TOO_LONG "the command line is longer than 2047 characters"
 
 static struct efi_stub stub;
 
@@ -45,6 +40,11 @@ u64 efi_pages(struct efi_stub *s, u64 bytes, u64 below, const char *what)
 	return 0;
 }
 
+static void efi_free(struct efi_stub *s, u64 start, u64 bytes)
+{
+	s->boot->free_pages(start, (bytes + EFI_PAGE_BYTES - 1) / EFI_PAGE_BYTES);
+}
+
 /* UTF-16 of the load options, which need not end with a zero, as ASCII. */
 static int command_line_read(struct efi_stub *s)
 {
@@ -53,93 +53,10 @@ static int command_line_read(struct efi_stub *s)
 
 	for (i = 0; i < length && from[i]; i++) {
 		if (i == sizeof(s->command_line) - 1)
-			return efi_complain(s, "the command line is longer than 2047 characters");
+			return efi_complain(s, TOO_LONG);
 		s->command_line[i] = from[i] >= ' ' && from[i] <= '~' ? (char)from[i] : '?';
 	}
 	return 1;
-}
-
-static u64 link_to(const void *table)
-{
-	return (u64)table + TABLE_KERNEL;
-}
-
-static void fill_identity(u64 *pmd, u64 start)
-{
-	u32 i;
-
-	for (i = 0; i < ENTRIES; i++)
-		pmd[i] = start + i * LARGE_PAGE_BYTES + LEAF_EXEC;
-}
-
-/* The low 4 GiB as they are, and the GiB in which this code lies. */
-static u64 make_tables(struct efi_kit *kit)
-{
-	u64 code = (u64)efi_leave, *pud = kit->pud_low;
-	u32 i;
-
-	kit->top5[0] = link_to(kit->top4);
-	kit->top4[0] = link_to(kit->pud_low);
-	for (i = 0; i < 4; i++) {
-		kit->pud_low[i] = link_to(kit->pmd_low[i]);
-		fill_identity(kit->pmd_low[i], i * GIB);
-	}
-	if (code >= 4 * GIB) {
-		if (code >> 39) {
-			pud = kit->pud_high;
-			kit->top4[code >> 39] = link_to(pud);
-		}
-		pud[code >> 30 & (ENTRIES - 1)] = link_to(kit->pmd_high);
-		fill_identity(kit->pmd_high, code & ~(GIB - 1));
-	}
-	return (u64)(cr4_read() & CR4_LA57 ? kit->top5 : kit->top4);
-}
-
-static void put_field(u8 *boot_params, u32 low, u32 high, u64 value)
-{
-	*(u32 *)(boot_params + low) = (u32)value;
-	*(u32 *)(boot_params + high) = (u32)(value >> 32);
-}
-
-static int kit_make(struct efi_stub *s)
-{
-	u64 body_bytes = (u64)(_file_end - startup_32);
-	u32 i;
-
-	s->kit_bytes = sizeof(struct efi_kit) + body_bytes;
-	s->kit = (struct efi_kit *)efi_pages(s, s->kit_bytes, 4 * GIB, "the way out of the firmware");
-	if (!s->kit)
-		return 0;
-	__builtin_memset(s->kit, 0, sizeof(struct efi_kit));
-	__builtin_memcpy(s->kit->body, startup_32, body_bytes);
-	for (i = 0; s->command_line[i]; i++)
-		s->kit->command_line[i] = s->command_line[i];
-	put_field(s->kit->boot_params, CMD_LINE_PTR, EXT_CMD_LINE_PTR, (u64)s->kit->command_line);
-	put_field(s->kit->boot_params, RAMDISK_IMAGE, EXT_RAMDISK_IMAGE, s->initrd.start);
-	put_field(s->kit->boot_params, RAMDISK_SIZE, EXT_RAMDISK_SIZE, s->initrd.bytes);
-	return 1;
-}
-
-/* Leaves the firmware for good, or comes back with a complaint; *left says that it had begun to shut down. */
-static void leave(struct efi_stub *s, int *left)
-{
-	struct efi_kit *kit = s->kit;
-	u64 key, to, cr3 = make_tables(kit);
-	u32 tries;
-
-	for (tries = 0; tries < LEAVE_TRIES; tries++) {
-		/* Between reading the map and leaving nothing may allocate [7.4.6]. */
-		if (!efi_map_read(s, &key))
-			return;
-		to = efi_choose_destination(s, supervisor_memory);
-		if (!to)
-			return;
-		if (s->boot->exit_boot_services(s->image, key) == EFI_SUCCESS)
-			efi_leave(to, kit->body, s->kit_bytes - sizeof(struct efi_kit), kit->boot_params, cr3,
-				  kit->stack + sizeof(kit->stack));
-		*left = 1;
-	}
-	efi_complain(s, "the firmware does not let go: ExitBootServices failed again and again");
 }
 
 /* In words on the serial line; then it is the firmware's turn again, which goes on to its next boot option. */
@@ -152,26 +69,54 @@ static void refuse(struct efi_stub *s)
 	bench_wire_close(&wire);
 }
 
-efi_status efi_main(efi_handle image, const struct efi_system_table *system)
+/* What the loader that hands over has put into boot_params. */
+static int handed_over(struct efi_stub *s)
+{
+	const char *line = (const char *)boot_params_field(s->boot_params, CMD_LINE_PTR, EXT_CMD_LINE_PTR);
+	u64 i, bytes;
+
+	for (i = 0; line && line[i]; i++) {
+		if (i == sizeof(s->command_line) - 1)
+			return efi_complain(s, TOO_LONG);
+		s->command_line[i] = line[i];
+	}
+	bytes = boot_params_field(s->boot_params, RAMDISK_SIZE, EXT_RAMDISK_SIZE);
+	if (!bytes)
+		return efi_complain(s, "there is no script: the loader has brought no initrd");
+	if (!efi_initrd_room(s, bytes))
+		return 0;
+	__builtin_memcpy((void *)s->initrd.start,
+			 (const void *)boot_params_field(s->boot_params, RAMDISK_IMAGE, EXT_RAMDISK_IMAGE), bytes);
+	return 1;
+}
+
+static int asked_for(struct efi_stub *s)
+{
+	if (s->boot->handle_protocol(s->image, &loaded_image_guid, (void **)&s->loaded) != EFI_SUCCESS)
+		return efi_complain(s, "the firmware does not say what it has loaded");
+	return command_line_read(s) && efi_initrd_load(s);
+}
+
+efi_status efi_main(efi_handle image, const struct efi_system_table *system, const u8 *boot_params)
 {
 	struct efi_stub *s = &stub;
 	int left = 0;
 
 	s->image = image;
 	s->boot = system->boot;
+	s->boot_params = boot_params;
 	efi_complain(s, "UEFI: ");
-	if (s->boot->handle_protocol(image, &loaded_image_guid, (void **)&s->loaded) != EFI_SUCCESS)
-		efi_complain(s, "the firmware does not say what it has loaded");
-	else if (command_line_read(s) && efi_initrd_load(s) && kit_make(s) && efi_map_prepare(s))
-		leave(s, &left);
+	if (boot_params ? handed_over(s) : asked_for(s))
+		efi_leave_firmware(s, &left);
 
 	refuse(s);
-	if (left)
-		for (;;)
-			__asm__ volatile("cli; hlt");
-	if (s->initrd.start)
-		s->boot->free_pages(s->initrd.start, (s->initrd.bytes + EFI_PAGE_BYTES - 1) / EFI_PAGE_BYTES);
+	while (left)
+		__asm__ volatile("cli; hlt");
 	if (s->kit)
-		s->boot->free_pages((u64)s->kit, (s->kit_bytes + EFI_PAGE_BYTES - 1) / EFI_PAGE_BYTES);
+		efi_free(s, (u64)s->kit, s->kit_bytes);
+	if (s->initrd.start)
+		efi_free(s, s->initrd.start, s->initrd.bytes);
+	if (boot_params)
+		s->boot->exit(image, EFI_LOAD_ERROR, 0, 0);
 	return EFI_LOAD_ERROR;
 }

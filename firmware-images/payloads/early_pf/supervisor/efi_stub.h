@@ -33,6 +33,8 @@ struct efi_stub {
 	char command_line[EFI_COMMAND_LINE_BYTES];
 	struct efi_kit *kit;
 	u64 kit_bytes;
+	/* The loader's, if it hands over by Linux's old protocol; 0 if UEFI has started this program. */
+	const u8 *boot_params;
 	struct range initrd;
 	struct complaint complaint;
 };
@@ -43,7 +45,12 @@ struct efi_stub {
 u64 efi_pages(struct efi_stub *s, u64 bytes, u64 below, const char *what);
 int efi_complain(struct efi_stub *s, const char *text);
 
-/* efi_initrd.c */
+/* efi_leave.c: from a machine that is the firmware's to startup_64; comes back only with a complaint. *left says that
+   the firmware had begun to shut down, and that nothing may be asked of it any more. */
+void efi_leave_firmware(struct efi_stub *s, int *left);
+
+/* efi_initrd.c: room where it disturbs no window; and the initrd, in such room. */
+int efi_initrd_room(struct efi_stub *s, u64 bytes);
 int efi_initrd_load(struct efi_stub *s);
 
 /* efi_memory.c: the firmware's map, read again before each try to leave, as e820; and a place in it. */
@@ -54,6 +61,6 @@ u64 efi_choose_destination(struct efi_stub *s, u64 bytes);
 /* efi_entry.S: the last thing before startup_64, which is at `to` + 0x200. */
 __attribute__((noreturn)) void efi_leave(u64 to, const u8 *body, u64 bytes, const u8 *boot_params, u64 cr3,
 					 u8 *stack_top);
-efi_status efi_main(efi_handle image, const struct efi_system_table *system);
+efi_status efi_main(efi_handle image, const struct efi_system_table *system, const u8 *boot_params);
 
 #endif

@@ -64,9 +64,10 @@ startup_32:
 	movl %eax, %cr0
 	lretl
 
-	.org 0x1d0
-	/* For the build, which copies them into the headers: UEFI's entry, where what is written begins, and the bytes of
-	   memory from startup_32 on. */
+	.org 0x1cc
+	/* For the build, which copies them into the headers: the entry of the handover protocol, UEFI's, where what is
+	   written begins, and the bytes of memory from startup_32 on. */
+	.long efi_handover - startup_32
 	.long efi_entry - startup_32
 	.long data_start - startup_32
 	.globl supervisor_memory

@@ -9,7 +9,7 @@ struct boot_data boot_data;
 struct uart uart;
 struct bench_wire wire;
 
-static u64 field(const u8 *boot_params, u32 low, u32 high)
+u64 boot_params_field(const u8 *boot_params, u32 low, u32 high)
 {
 	return *(const u32 *)(boot_params + low) | (u64)*(const u32 *)(boot_params + high) << 32;
 }
@@ -82,13 +82,13 @@ void supervisor_main(const u8 *boot_params, u64 start, u64 end)
 
 	boot_data.self.start = start;
 	boot_data.self.bytes = end - start;
-	boot_data.initrd.start = field(boot_params, RAMDISK_IMAGE, EXT_RAMDISK_IMAGE);
-	boot_data.initrd.bytes = field(boot_params, RAMDISK_SIZE, EXT_RAMDISK_SIZE);
+	boot_data.initrd.start = boot_params_field(boot_params, RAMDISK_IMAGE, EXT_RAMDISK_IMAGE);
+	boot_data.initrd.bytes = boot_params_field(boot_params, RAMDISK_SIZE, EXT_RAMDISK_SIZE);
 	gates_init();
 	memory_init(boot_params);
 	paging_init();
 
-	line = (const char *)field(boot_params, CMD_LINE_PTR, EXT_CMD_LINE_PTR);
+	line = (const char *)boot_params_field(boot_params, CMD_LINE_PTR, EXT_CMD_LINE_PTR);
 	for (i = 0; line && i < BENCH_WIRE_COMMAND_LINE_SHOWN && line[i]; i++)
 		boot_data.command_line[i] = line[i];
 

@@ -30,7 +30,8 @@ void processor_init(void)
 	if (bit(basic.ecx, 31))
 		processor.hypervisor = cpuid(LEAF_HYPERVISOR, 0).ebx;
 
-	if (cpuid(0, 0).ebx == VENDOR_EBX_INTEL) {
+	processor.intel = cpuid(0, 0).ebx == VENDOR_EBX_INTEL;
+	if (processor.intel) {
 		processor.platform_id = (u32)(msr_read(MSR_PLATFORM_ID) >> 50) & 7;
 		/* The revision is put there by CPUID, into a register that must have been zero. */
 		msr_write(MSR_UCODE_REVISION, 0);

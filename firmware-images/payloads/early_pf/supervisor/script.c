@@ -15,7 +15,17 @@ struct line {
 	const char *wrong;
 };
 
-enum line_kind { LINE_WINDOW, LINE_STEP, LINE_END, LINE_WRONG };
+enum line_kind { LINE_WINDOW, LINE_STEP, LINE_DATA, LINE_END, LINE_WRONG };
+
+/* Words of an update on a line, and how many of the update before it are still to come. */
+#define DATA_MAX 4
+
+struct data {
+	u64 words[DATA_MAX];
+	u32 count;
+	u64 due;
+	struct update_place place;
+};
 
 static const char *script, *script_end;
 
@@ -119,6 +129,15 @@ static void read_access(struct line *l, struct step *s)
 	s->size = (u8)size;
 }
 
+static void read_data(struct line *l, struct data *d)
+{
+	for (d->count = 0; !l->wrong && l->at < l->end && d->count < DATA_MAX; d->count++)
+		d->words[d->count] = line_hex(l);
+	line_finish(l);
+	if (!l->wrong && !d->count)
+		l->wrong = "a field is missing";
+}
+
 static int read_step(struct line *l, struct step *s)
 {
 	static const char accesses[4][2][3] = { { "r", "rf" }, { "w", "wf" }, { "x", "xf" }, { "m", "mf" } };
@@ -138,6 +157,14 @@ static int read_step(struct line *l, struct step *s)
 			return 1;
 		}
 	}
+	if (line_word(l, "k")) {
+		s->op = STEP_UCODE;
+		s->value = line_hex(l);
+		s->size = 8;
+		s->from = line_hex(l);
+		line_finish(l);
+		return 1;
+	}
 	for (i = 0; i < 3; i++) {
 		if (line_word(l, others[i])) {
 			s->op = ops[i];
@@ -148,13 +175,17 @@ static int read_step(struct line *l, struct step *s)
 	return 0;
 }
 
-static enum line_kind read_line(struct line *l, struct window_line *w, struct step *s)
+static enum line_kind read_line(struct line *l, struct window_line *w, struct step *s, struct data *d)
 {
 	if (l->wrong)
 		return LINE_WRONG;
 	if (line_word(l, "win")) {
 		read_window(l, w);
 		return l->wrong ? LINE_WRONG : LINE_WINDOW;
+	}
+	if (line_word(l, "+")) {
+		read_data(l, d);
+		return l->wrong ? LINE_WRONG : LINE_DATA;
 	}
 	if (line_word(l, "end")) {
 		(void)line_hex(l);
@@ -214,20 +245,49 @@ static const char *check_frame(u64 *nonce, u64 *windows, u32 *where)
 	return 0;
 }
 
+/* What is wrong with a line for the updates before it, and the room that one on it takes. */
+static const char *check_data(struct data *d, enum line_kind kind, struct step *s)
+{
+	if (kind == LINE_DATA) {
+		if (d->count > d->due)
+			return "words that belong to no update";
+		d->due -= d->count;
+		return 0;
+	}
+	if (d->due) {
+		d->due = 0;
+		return "the update before it is not whole";
+	}
+	if (kind == LINE_WINDOW)
+		d->place.used = 0;
+	if (kind == LINE_STEP && s->op == STEP_UCODE) {
+		d->due = s->from;
+		if (!update_place(&d->place, s->value, s->from, s)) {
+			d->due = 0;
+			return "an update that is too small, too large or not aligned to less than 0x40";
+		}
+	}
+	return 0;
+}
+
 /* Every line; the number of wrong ones. */
 static u32 check_lines(u64 windows_said)
 {
 	struct line l = { .number = 0 };
+	struct data d = { .due = 0 };
 	struct window_line w;
 	struct step s;
+	enum line_kind kind;
 	u32 wrong = 0, steps = 0;
 	u64 windows = 0;
 
 	line_next(&l);
 	while (line_next(&l)) {
-		const char *why = 0;
+		const char *why;
 
-		switch (read_line(&l, &w, &s)) {
+		kind = read_line(&l, &w, &s, &d);
+		why = kind == LINE_WRONG ? l.wrong : check_data(&d, kind, &s);
+		switch (kind) {
 		case LINE_WINDOW:
 			windows++;
 			steps = 0;
@@ -244,8 +304,9 @@ static u32 check_lines(u64 windows_said)
 			else if (windows != windows_said)
 				why = "the number of windows is not that of the first line";
 			break;
+		case LINE_DATA:
 		case LINE_WRONG:
-			why = l.wrong;
+			break;
 		}
 		if (why && wrong++ < COMPLAINTS_MAX)
 			refuse_line(l.number, why);
@@ -270,13 +331,25 @@ static void run_window(struct line *l, const struct window_line *w)
 	struct step *steps = acceptable ? window_steps(h) : 0;
 	struct line ahead = *l;
 	struct window_line unused;
+	struct data d = { .due = 0 };
+	enum line_kind kind;
+	u64 *update = 0;
 	struct step s;
-	u32 count = 0;
+	u32 count = 0, i;
 
-	while (line_next(&ahead) && read_line(&ahead, &unused, &s) == LINE_STEP) {
+	while (line_next(&ahead) && ((kind = read_line(&ahead, &unused, &s, &d)) == LINE_STEP || kind == LINE_DATA)) {
 		*l = ahead;
 		if (!acceptable)
 			continue;
+		if (kind == LINE_DATA) {
+			for (i = 0; i < d.count; i++)
+				*update++ = d.words[i];
+			continue;
+		}
+		if (s.op == STEP_UCODE) {
+			update_place(&d.place, s.value, s.from, &s);
+			update = (u64 *)(w->place + UPDATES_OFFSET + s.to);
+		}
 		step_judge(w, &s);
 		steps[count++] = s;
 	}
@@ -293,6 +366,7 @@ u32 script_run(void)
 {
 	struct line l = { .number = 0 };
 	struct window_line w;
+	struct data d;
 	struct step s;
 	u64 nonce = 0, windows = 0;
 	u32 where, run = 0;
@@ -311,7 +385,7 @@ u32 script_run(void)
 
 	line_next(&l);
 	while (line_next(&l)) {
-		if (read_line(&l, &w, &s) == LINE_WINDOW) {
+		if (read_line(&l, &w, &s, &d) == LINE_WINDOW) {
 			run_window(&l, &w);
 			run++;
 		}

@@ -29,6 +29,7 @@ struct processor {
 	u32 platform_id;
 	u32 revision;
 	u8 la57;
+	u8 intel;
 };
 
 extern struct boot_data boot_data;
@@ -60,6 +61,9 @@ void processor_init(void);
 /* timer.c */
 void timer_init(void);
 
+/* main.c: a number of 64 bits of which boot_params has two halves. */
+u64 boot_params_field(const u8 *boot_params, u32 low, u32 high);
+
 /* main.c: the value of `bench.uart=`, or the first port. */
 u16 uart_base(const char *line);
 
@@ -86,6 +90,12 @@ struct handoff *window_prepare(const struct window_line *w);
 struct step *window_steps(struct handoff *h);
 /* Marks a step that must not be done. */
 void step_judge(const struct window_line *w, struct step *s);
+/* updates.c: where an update of that many words goes, into `from` and `to` of its step; 0 if there is no room. */
+struct update_place {
+	u64 used;
+};
+
+int update_place(struct update_place *p, u64 align, u64 words, struct step *s);
 void window_run(const struct window_line *w, struct handoff *h);
 
 /* script.c: returns the number of windows that were run or refused. */

@@ -171,6 +171,8 @@ static u8 judge(const struct window_line *w, u64 va, u64 bytes, int modifies)
 
 void step_judge(const struct window_line *w, struct step *s)
 {
+	if (s->op == STEP_UCODE && !processor.intel)
+		s->refusal = REFUSAL_NOT_INTEL;
 	if (s->op != STEP_ACCESS)
 		return;
 	s->refusal = judge(w, s->from, s->size, s->access == BENCH_ACCESS_WRITE || s->access == BENCH_ACCESS_FETCH);

@@ -62,12 +62,17 @@ static void refuse(const struct step *s) __attribute__((noreturn));
 
 static void refuse(const struct step *s)
 {
+	static const char *const reasons[] = {
+		[REFUSAL_NOT_RAM] = "not RAM by the memory map",
+		[REFUSAL_OWN_MEMORY] = "a write or fetch here would hit the payload, its tables or its script",
+		[REFUSAL_NOT_INTEL] = "updates of microcode are for Intel's processors only",
+	};
+
 	tracer.busy = 1;
 	record_open(BENCH_REFUSE);
 	record_number(BENCH_REFUSE_STEP, tracer.step);
 	record_number(BENCH_REFUSE_ADDRESS, s->refuse_to ? s->to : s->from);
-	record_text(BENCH_REFUSE_WHY, s->refusal == REFUSAL_NOT_RAM ? "not RAM by the memory map" :
-		    "a write or fetch here would hit the payload, its tables or its script");
+	record_text(BENCH_REFUSE_WHY, reasons[s->refusal]);
 	record_close();
 	window_end(BENCH_OUTCOME_REFUSED);
 }
@@ -105,6 +110,9 @@ static void run_step(const struct step *s)
 		break;
 	case STEP_DUMP:
 		trace_dump();
+		break;
+	case STEP_UCODE:
+		offer_update(s->from, s->to);
 		break;
 	default:
 		touch(s);

@@ -38,5 +38,6 @@ void record_close(void);
 void trace_step(u32 step);
 void trace_digest(void);
 void trace_dump(void);
+void offer_update(u64 header, u64 offset);
 
 #endif
