@@ -111,24 +111,24 @@ def test_a_replay_gives_the_same_verdict_as_the_run(tmp_path: Path) -> None:
     assert "gcc" in details["compiler"]
 
 
-def qemus() -> set[int]:
-    """Process ids of QEMU machines that are children of this process's tree."""
+def qemus(parent: int) -> set[int]:
+    """Process ids of the QEMU machines of a bench; others on this computer are nobody's business here."""
     found = set()
-    for stat in Path("/proc").glob("[0-9]*/comm"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if stat.read_text().startswith("qemu-system"):
-                found.add(int(stat.parent.name))
+            name, _, rest = (process / "stat").read_text().rpartition(")")
+            if "(qemu-system" in name and int(rest.split()[1]) == parent:
+                found.add(int(process.name))
         except OSError:
             continue
     return found
 
 
 def test_a_machine_that_is_killed_in_mid_run_is_a_miss_and_the_next_run_works(tmp_path: Path) -> None:
-    before = qemus()
     killed = threading.Event()
 
     def kill(progress: Progress) -> None:
-        mine = qemus() - before
+        mine = qemus(os.getpid())
         if progress.faults > 20 and mine and not killed.is_set():
             killed.set()
             for pid in mine:
@@ -140,12 +140,11 @@ def test_a_machine_that_is_killed_in_mid_run_is_a_miss_and_the_next_run_works(tm
     assert result.verdict is Verdict.MISS
     finding = next(w.finding for w in result.judgement.windows if w.finding)
     assert finding.component == "machine"
-    assert qemus() <= before
+    assert not qemus(os.getpid())
     assert carry_out(order("skylake-server", "v3.9", "repeated"), tmp_path).verdict is Verdict.PASS
 
 
 def test_ctrl_c_ends_with_130_and_leaves_no_machine_behind(tmp_path: Path) -> None:
-    before = qemus()
     command = [
         sys.executable,
         "-m",
@@ -158,7 +157,9 @@ def test_ctrl_c_ends_with_130_and_leaves_no_machine_behind(tmp_path: Path) -> No
         "--results",
         str(tmp_path),
     ]
-    bench = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    bench = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     captured: list[Path] = []
     while not captured and bench.poll() is None:
         captured = [p for p in tmp_path.glob("captures/*/*/boot-1/serial.bin") if p.stat().st_size > 20_000]
@@ -167,7 +168,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_machine_behind(tmp_path: Path) -> No
     assert bench.returncode == 130, (out, err)
     assert "interrupted: switching the machines off" in err
     assert "MISS" in out
-    assert qemus() <= before
+    assert not session_of(bench.pid)
     for boot in tmp_path.glob("captures/*/*/boot-1"):
         kinds = [json.loads(line)["kind"] for line in (boot / "events.jsonl").read_text().splitlines()]
         assert kinds[-1] == "power_off"
