@@ -82,7 +82,7 @@ def payloads(session: nox.Session) -> None:
 def kernels(session: nox.Session) -> None:
     """Build Linux and build it again: the same bytes (network the first time; 5 to 15 minutes, then one)."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", "-m", "kernels", *session.posargs)
+    python(session, "pytest", "-m", "kernels and not boot and not faults", *session.posargs)
 
 
 @nox.session
@@ -99,7 +99,7 @@ def lab(session: nox.Session) -> None:
 def microcode(session: nox.Session) -> None:
     """Tests with Intel's files and iucode_tool, some of which boot virtual processors (./setup --with-microcode)."""
     need(session, "pytest", "pytest-timeout", "hypothesis")
-    python(session, "pytest", "-m", "microcode", *session.posargs)
+    python(session, "pytest", "-m", "microcode and not boot and not faults", *session.posargs)
 
 
 @nox.session
