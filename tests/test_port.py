@@ -339,3 +339,20 @@ def far_end(path: Path) -> Iterator[tuple[int, int]]:
     finally:
         for end in ends:
             os.close(end)
+
+
+def test_a_device_that_somebody_else_has_open_is_not_claimed_for_ever() -> None:
+    """Root is let in whatever is claimed, so the claim itself is looked at: TIOCGEXCL, include/uapi/asm-generic."""
+    import fcntl
+    import struct
+
+    ours, theirs = os.openpty()
+    try:
+        port = Port(os.ttyname(theirs), received=lambda _: None, failed=lambda _: None)
+        claimed = [struct.unpack("i", fcntl.ioctl(theirs, 0x80045440, bytes(4)))[0]]
+        port.close()
+        claimed.append(struct.unpack("i", fcntl.ioctl(theirs, 0x80045440, bytes(4)))[0])
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert claimed == [1, 0]

@@ -77,6 +77,7 @@ class Port:
             uart.claim(device)
             urls.check_welcome(device)
         except BaseException:
+            uart.release(device)
             device.close()
             raise
         return device
@@ -102,6 +103,7 @@ class Port:
         self._stop.set()
         os.write(self._wake_write, b"x")
         self._thread.join()
+        uart.release(self.device)
         self.device.close()
         os.close(self._wake_read)
         os.close(self._wake_write)

@@ -7,6 +7,7 @@ import os
 import struct
 import termios
 from collections.abc import Mapping
+from contextlib import suppress
 
 import serial
 
@@ -25,6 +26,13 @@ def claim(device: serial.SerialBase) -> None:
     """
     if _is_local(device):
         fcntl.ioctl(device.fileno(), termios.TIOCEXCL)
+
+
+def release(device: serial.SerialBase) -> None:
+    """Take the claim back before `device` is closed: it would stay as long as somebody else has it open, a getty say."""
+    with suppress(OSError):
+        if _is_local(device):
+            fcntl.ioctl(device.fileno(), termios.TIOCNXCL)
 
 
 def counters(device: serial.SerialBase) -> Mapping[str, int] | None:

@@ -1,7 +1,7 @@
 """Mistakes of the microcode loader, built into Linux 6.1 and run blind: neither trace nor model is told.
 
-Each is a patch series; every case that does not wait for a silence is booted, with made-up updates, and has to fail
-where the mistake shows and nowhere else. A mistake of a file is a case of its own.
+Each is a patch series; every case of early loading that does not wait for a silence is booted, with made-up updates, and
+has to fail where the mistake shows and nowhere else. A mistake of a file is a case of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pytest
 from bench.images.kernel import build_kernel
 from bench.inventory import find_root, load_inventory
 from bench.microcode.cases import CASES, SLOW
+from bench.microcode.late_cases import LATE_CASES
 from bench.microcode.run import Cell, ground_of, run_matrix, subject_of
 from bench.records import Verdict
 
@@ -49,7 +50,8 @@ def failing(series: tuple[str, ...], names: set[str], where: Path) -> dict[str, 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_mutant_fails_in_just_the_cases_that_it_is_about(mutant: str, tmp_path: Path) -> None:
-    names = {each.name for each in CASES} - SLOW
+    late = {each.name for each in LATE_CASES}
+    names = {each.name for each in CASES} - SLOW - late
     found = failing((f"mutants/{mutant}",), names, tmp_path)
     assert found == dict.fromkeys(MUTANTS[mutant], Verdict.FAIL)
 
