@@ -29,7 +29,7 @@ def claim(device: serial.SerialBase) -> None:
 
 
 def release(device: serial.SerialBase) -> None:
-    """Take the claim back before `device` is closed: it would stay as long as somebody else has it open, a getty say."""
+    """Take the claim back before `device` is closed: it stays as long as somebody else, such as a getty, has it open."""
     with suppress(OSError):
         if _is_local(device):
             fcntl.ioctl(device.fileno(), termios.TIOCNXCL)

@@ -1,6 +1,6 @@
 """Mistakes of the microcode loader, built into Linux 6.1 and run blind: neither trace nor model is told.
 
-Each is a patch series; every case of early loading that does not wait for a silence is booted, with made-up updates, and
+Each is a patch series; every case of early loading that waits for no silence is booted, with made-up updates, and
 has to fail where the mistake shows and nowhere else. A mistake of a file is a case of its own.
 """
 
