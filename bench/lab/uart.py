@@ -29,7 +29,7 @@ def claim(device: serial.SerialBase) -> None:
 
 
 def release(device: serial.SerialBase) -> None:
-    """Take the claim back before `device` is closed: it stays as long as somebody else, such as a getty, has it open."""
+    """Take the claim back before `device` is closed: else it stays while somebody else, a getty say, has it open."""
     with suppress(OSError):
         if _is_local(device):
             fcntl.ioctl(device.fileno(), termios.TIOCNXCL)
