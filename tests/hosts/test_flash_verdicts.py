@@ -79,7 +79,7 @@ def processes_read() -> Iterator[list[str]]:
 
 
 def without_updates(method: str) -> list[str]:
-    """kexec refuses a script that offers an update: nothing is reset, so its processor is not what a boot would find."""
+    """kexec refuses a script that offers updates: nothing is reset, and its processor is not what a boot would find."""
     if method != "kexec":
         return []
     known = load_scenarios(ROOT / "firmware-images" / "scenarios").values()
