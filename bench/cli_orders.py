@@ -104,7 +104,7 @@ def _machines(asked: Asked, machines: Mapping[str, Machine]) -> list[str]:
             "say which machine: --machine NAME, --model 06-9e-0a, or --all; `bench inventory list` shows them"
         )
     known_as("machine", asked.machine, machines)
-    known_as("model", asked.model, dict.fromkeys(machine.model for machine in machines.values()))
+    known_as("model", asked.model, sorted({machine.model for machine in machines.values()}))
     of_model = [name for name, machine in usual.items() if machine.model in asked.model]
     return list(dict.fromkeys([*asked.machine, *of_model]))
 

@@ -162,8 +162,6 @@ class Netboot(StrEnum):
     """The BMC, asked over IPMI for the next boot only."""
     REDFISH = "redfish"
     """The BMC, asked over Redfish for the next boot only."""
-    BOOTNEXT = "bootnext"
-    """UEFI's BootNext, set by the machine's own system."""
 
 
 class PxeLoader(StrEnum):

@@ -21,12 +21,12 @@ from bench.lab import metal
 from bench.lab.capture import CaptureWriter
 from bench.lab.fingerprint import SystemFacts, read_system
 from bench.lab.flash.plan import look
+from bench.lab.flash.refusals import NO_EARLY_LOADER, fallback_objection
 from bench.lab.power import PowerState
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.ssh import Ssh
 from bench.records import LabEventKind, Machine
 from bench.store import Store
-from bench.update_safety import SWITCH, fallback_objection
 
 # So many examinations in a row have to fail before a machine is offline.
 FAILURES_TO_OFFLINE = 2
@@ -171,7 +171,11 @@ def examine(
         check(error.component, False, str(error))
     if facts is not None and machine.allow_updates:
         objection = fallback_objection(facts.command_line)
-        check("known-good system loads no microcode", not objection, objection or f"{SWITCH} is on its command line")
+        check(
+            "known-good system loads no microcode",
+            not objection,
+            objection or f"{NO_EARLY_LOADER} is on its command line",
+        )
     known = health.condition(machine.name).fingerprint
     new = _judge_system(facts, known, accept_drift, check) if facts is not None else None
     failed = [f"{one.name}: {one.found}" for one in checks if one.ok is False]

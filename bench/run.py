@@ -275,7 +275,7 @@ def _boot(
         rules = virtual.microcode if virtual else None
         takes = SILICON if virtual is None else (PLAYED if rules else NOTHING)
         meta["updates"] = UpdateOffer("", 1, takes, rules).as_json()
-        load = replace(load, msr_sites=payload_sites(payload), may_lie_elsewhere=False)
+        load = replace(load, msr_sites=payload_sites(payload), may_lie_elsewhere=False, updates=True)
     boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)
 
 

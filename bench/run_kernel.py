@@ -163,7 +163,8 @@ def _boot(
     if newest:
         meta["update"] = {"revision": f"{newest.revision:#010x}", "source": newest.source}
     script = render((each.script,), nonce=nonce) if each.script else b""
-    load = replace(_load(order, each, script, newest, nonce), msr_sites=fittings.sites)
+    load = _load(order, each, script, newest, nonce)
+    load = replace(load, msr_sites=fittings.sites, updates=newest is not None)
     if not order.kernel.traced:
         load = replace(load, command_line=f"{CONSOLE} {load.command_line}")
         told = describe_boot(order.kernel, machine, load.command_line, load.initrd, handler_of(order.kernel.release))

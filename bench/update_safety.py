@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bench.errors import LabError, UsageError
 from bench.lab.fingerprint import read_system
+from bench.lab.flash.kexec import KexecLoader
+from bench.lab.flash.plan import METHODS
+from bench.lab.flash.refusals import fallback_objection
 from bench.lab.ssh import Ssh
 from bench.records import Machine
-
-SWITCH = "dis_ucode_ldr"
 
 
 def require_allowed(machine: Machine) -> None:
@@ -31,18 +32,14 @@ def warning(machine: Machine) -> str:
     )
 
 
-def fallback_objection(command_line: str) -> str:
-    """Why a known-good system with this command line is none to fall back to; empty if it is."""
-    if SWITCH in command_line.split():
-        return ""
-    return f"its known-good system was started without {SWITCH}: it would load microcode of its own: {command_line!r}"
-
-
 def require_fallback(machine: Machine) -> str:
     """Ask the known-good system, which has to run now, how it was started; its command line.
 
-    Raises LabError (component ``known-good system``) if it may load microcode, or nobody can ask it.
+    A way of loading that talks to that system asks it itself: then nothing is asked here. Raises LabError (component
+    ``known-good system``) if it may load microcode, or nobody can ask it.
     """
+    if machine.wiring.boot_methods and set(machine.wiring.boot_methods) <= {*METHODS, KexecLoader.name}:
+        return ""
     access = machine.wiring.ssh
     if access is None:
         raise LabError(
@@ -50,8 +47,16 @@ def require_fallback(machine: Machine) -> str:
             "inventory",
             component="known-good system",
         )
-    with Ssh(access) as ssh:
-        said = read_system(ssh).command_line
+    try:
+        with Ssh(access) as ssh:
+            said = read_system(ssh).command_line
+    except LabError as error:
+        raise LabError(
+            f"{machine.name}: its known-good system has to run, so that it can be asked whether it loads microcode "
+            f"(bench power {machine.name} on): {error}",
+            component="known-good system",
+            witness=error.witness,
+        ) from error
     objection = fallback_objection(said)
     if objection:
         raise LabError(f"{machine.name}: {objection}", component="known-good system", witness=said)

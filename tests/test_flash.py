@@ -68,6 +68,10 @@ class TestRefusals:
         assert refusals(SYSTEM) == []
         assert [method.objections(SYSTEM) for method in METHODS.values()] == [[], [], []]
 
+    def test_updates_need_a_system_to_fall_back_to_that_loads_none(self) -> None:
+        assert "dis_ucode_ldr" in refusals(SYSTEM, updates=True)[0]
+        assert refusals(replace(SYSTEM, command_line="BOOT_IMAGE=/v ro dis_ucode_ldr"), updates=True) == []
+
     @pytest.mark.parametrize(
         ("change", "word"),
         [

@@ -39,11 +39,11 @@ def problems(tmp_path: Path, *, lab: str = LAB, machine: str = MACHINE) -> list[
 
 
 def test_a_machine_that_boots_from_the_network_knows_it(tmp_path: Path) -> None:
-    more = MACHINE.replace('["pxe"]', '["pxe"]\nnetboot = "bootnext"\npxe_loader = "uki"')
+    more = MACHINE.replace('["pxe"]', '["pxe"]\nnetboot = "order"\npxe_loader = "uki"')
     assert problems(tmp_path, machine=more) == []
     wiring = survey(tmp_path).machines["box"].wiring
     assert wiring.boot_network == BootNetwork("eno2", "10.77.0.1/24")
-    assert (wiring.netboot, wiring.pxe_loader) == (Netboot.BOOTNEXT, PxeLoader.UKI)
+    assert (wiring.netboot, wiring.pxe_loader) == (Netboot.ORDER, PxeLoader.UKI)
 
 
 def test_every_key_of_the_network(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_wrong_network_is_named(tmp_path: Path, old: str, new: str, said: str)
         ('"uefi"', '"bios"\npxe_loader = "uki"', "pxe_loader: 'uki' needs firmware = 'uefi'"),
         ('["pxe"]', '["pxe"]\npxe_loader = "lilo"', "pxe_loader: 'lilo'"),
         ('["pxe"]', '["pxe"]\nnetboot = "ipmi"', "netboot: 'ipmi' is the BMC of [power], whose backend is another"),
-        ('"uefi"', '"bios"\nnetboot = "bootnext"', "netboot: 'bootnext' is UEFI's"),
+        ('["pxe"]', '["pxe"]\nnetboot = "bootnext"', "netboot: 'bootnext'"),
         ('["pxe"]', '["pxe"]\nsecure_boot = true', "secure_boot: boot_methods has 'pxe', and this firmware"),
     ],
 )

@@ -14,9 +14,10 @@ from bench.errors import LabError, UsageError
 from bench.images.kernel_image import KernelImage
 from bench.images.newest_update import update_for
 from bench.inventory import load_inventory, survey
+from bench.lab.flash.refusals import fallback_objection
 from bench.run import KernelOrder
 from bench.scenarios import Skip, expand_boots, load_boot_plans
-from bench.update_safety import fallback_objection, require_allowed, require_fallback
+from bench.update_safety import require_allowed, require_fallback
 
 ROOT = Path(__file__).resolve().parent.parent
 MACHINES = load_inventory(ROOT)
@@ -91,3 +92,11 @@ def test_a_made_up_update_never_goes_to_metal() -> None:
         update_for(ALLOWED, None)
     made = update_for(MACHINES["coffeelake"], None)
     assert made.source == "made up" and made.revision == 0x85  # one above its BIOS's
+
+
+def test_a_way_that_talks_to_the_known_good_system_asks_it_itself() -> None:
+    """The machine may be off now: its loader starts it."""
+    by_disk = replace(ALLOWED.wiring, ssh=None, boot_methods=("grub", "bootnext"))
+    assert require_fallback(replace(ALLOWED, wiring=by_disk)) == ""
+    with pytest.raises(LabError, match="nobody can ask"):
+        require_fallback(replace(ALLOWED, wiring=replace(by_disk, boot_methods=("grub", "pxe"))))

@@ -48,8 +48,8 @@ def find_root(start: Path | None = None) -> Path:
     for place in places:
         if (place / "inventory").is_dir() and (place / "firmware-images").is_dir():
             return place
-    where = f"BENCH_ROOT={named} has" if named else f"neither {places[0]} nor a folder above it has"
-    raise UsageError(f"{where} no inventory/ and firmware-images/; go to the lab's folder or set BENCH_ROOT to it")
+    where = f"BENCH_ROOT={named} has no" if named else f"neither {places[0]} nor a folder above it has"
+    raise UsageError(f"{where} inventory/ and firmware-images/; go to the lab's folder or set BENCH_ROOT to it")
 
 
 def load_inventory(root: Path) -> dict[str, Machine]:

@@ -129,8 +129,6 @@ def _check_netboot(path: Path, file: MetalFile, power: PowerSpec | None) -> None
     needs = {Netboot.IPMI: IpmiSwitch, Netboot.REDFISH: RedfishSwitch}.get(file.netboot)
     if needs is not None and not (power and isinstance(power.switch, needs)):
         raise UsageError(f"{path}: netboot: {file.netboot.value!r} is the BMC of [power], whose backend is another")
-    if file.netboot is Netboot.BOOTNEXT and file.firmware != "uefi":
-        raise UsageError(f"{path}: netboot: 'bootnext' is UEFI's; firmware = \"uefi\" is required")
     wanted = {PxeLoader.PXELINUX: "bios", PxeLoader.UKI: "uefi"}.get(file.pxe_loader)
     if wanted is not None and file.firmware != wanted:
         raise UsageError(f"{path}: pxe_loader: {file.pxe_loader.value!r} needs firmware = {wanted!r}")

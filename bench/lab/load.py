@@ -30,6 +30,8 @@ class Load:
     processors take microcode plays these registers; without (None) they are QEMU's."""
     may_lie_elsewhere: bool = True
     """They are the places by its symbols, and KASLR may move it; otherwise they are where it is."""
+    updates: bool = False
+    """It offers processors updates of microcode: the system that the machine falls back to must not."""
     cores: Cores | None = None
     """What the cores of that machine ran when it was switched off; None: a machine nobody has used."""
 

@@ -164,19 +164,12 @@ class Ssh:
         """
         deadline = time.monotonic() + timeout_s
         try:
-            transport = self._client.get_transport()
-            if transport is None:
-                raise EOFError("the connection is closed")
-            channel = transport.open_session(timeout=timeout_s)
-            try:
-                channel.settimeout(timeout_s)
+            with self._channel(timeout_s) as channel:
                 channel.exec_command(command)
                 if stdin:
                     channel.sendall(stdin)
                 channel.shutdown_write()
                 return self._attend(channel, command, deadline, timeout_s)
-            finally:
-                channel.close()
         except TimeoutError as error:
             raise self._late(command, timeout_s) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
@@ -188,12 +181,7 @@ class Ssh:
     def sftp(self, *, timeout_s: float) -> Iterator[Sftp]:
         """The machine's files; no single answer may take longer than `timeout_s`. Raises SshError."""
         try:
-            transport = self._client.get_transport()
-            if transport is None:
-                raise EOFError("the connection is closed")
-            channel = transport.open_session(timeout=timeout_s)
-            try:
-                channel.settimeout(timeout_s)
+            with self._channel(timeout_s) as channel:
                 channel.invoke_subsystem("sftp")
                 yield Sftp(paramiko.SFTPClient(channel), self.component)
                 # Dropbear (2022.83) loses the connection if a channel is closed before its program has ended.
@@ -201,13 +189,23 @@ class Ssh:
                 deadline = time.monotonic() + timeout_s
                 while not channel.closed and time.monotonic() < deadline:
                     time.sleep(_POLL_S)
-            finally:
-                channel.close()
         except TimeoutError as error:
             raise self._failed(f"SFTP: no answer within {timeout_s:g} s", "hangs", str(error)) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             words = f"{type(error).__name__}: {error}"
             raise self._failed(f"SFTP: {words}", "unreachable", words) from error
+
+    @contextmanager
+    def _channel(self, timeout_s: float) -> Iterator[paramiko.Channel]:
+        transport = self._client.get_transport()
+        if transport is None:
+            raise EOFError("the connection is closed")
+        channel = transport.open_session(timeout=timeout_s)
+        try:
+            channel.settimeout(timeout_s)
+            yield channel
+        finally:
+            channel.close()
 
     def _attend(self, channel: paramiko.Channel, command: str, deadline: float, timeout_s: float) -> Finished:
         output, complaints = bytearray(), bytearray()

@@ -6,13 +6,10 @@ and no device is there but the processor, memory, the firmware's minimum and one
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -21,6 +18,7 @@ from bench.errors import LabError, UsageError
 from bench.lab.load import Load
 from bench.lab.power import Incident, IncidentKind
 from bench.lab.power.qemu import QemuPower
+from bench.lab.scratch import scratch
 from bench.lab.virtual_cpu import VirtualProcessors
 from bench.records import Machine, VirtualSpec
 from bench.x86.microcode_processor import Cores, Restart
@@ -200,35 +198,9 @@ def _escape(path: Path) -> str:
 @contextmanager
 def socket_folder() -> Iterator[Path]:
     """A folder that only we may enter, with a name short enough for a unix socket's address."""
-    folder = _make_socket_folder()
-    # Held until we end, however we end: whoever finds the folder unlocked may remove it.
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _make_socket_folder() -> Path:
     for parent in (Path(tempfile.gettempdir()), Path("/tmp")):
         if len(os.fsencode(parent)) + len(f"/{_PREFIX}12345678/serial") <= SUN_PATH_BYTES:
-            _sweep(parent)
-            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            with scratch(_PREFIX, parent) as folder:
+                yield folder
+            return
     raise LabError("no folder with a name short enough for a unix socket", component="bench")
-
-
-def _sweep(parent: Path) -> None:
-    """Remove the socket folders that killed benches have left: ours, older than a minute, unlocked."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            status = folder.lstat()
-            if status.st_uid != os.getuid() or time.time() - status.st_mtime < 60:
-                continue
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            finally:
-                os.close(lock)

@@ -124,11 +124,11 @@ def _firmware_options(variables: Path) -> list[str]:
 def _card(host: VirtualHost, firmware: str, mac: str) -> str:
     """The network card. It starts from the network, before the disk, only if that is a way to load the machine; iPXE in
     its ROM goes before UEFI's own driver, so it has one only where iPXE is wanted."""
+    card = f"virtio-net-pci,netdev=net,mac={mac}"
     if "pxe" not in host.boot_methods:
-        return f"virtio-net-pci,netdev=net,mac={mac},romfile="
-    kind = "virtio-net-pci" if firmware == "uefi" else "e1000"
+        return f"{card},romfile="
     own_driver = firmware == "uefi" and host.pxe_loader is not PxeLoader.IPXE
-    return f"{kind},netdev=net,mac={mac},bootindex=1" + (",romfile=" if own_driver else "")
+    return f"{card},bootindex=1" + (",romfile=" if own_driver else "")
 
 
 def _free_port() -> int:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from bench.errors import LabError
-from bench.lab.net import scratch as scratch_module
+from bench.lab import scratch as scratch_module
 from bench.lab.net import segment as segment_module
-from bench.lab.net.scratch import scratch
 from bench.lab.net.segment import segment
+from bench.lab.scratch import scratch
 from tests.net.machines import REPO
 
 NOBODY = 65534
@@ -31,9 +31,9 @@ from bench.lab.net.probe import discover, offer_in
 from bench.lab.net.segment import attached, segment
 from bench.lab.net.dnsmasq import Dnsmasq
 from bench.lab.net.dnsmasq_config import Host
-from bench.lab.net.scratch import scratch
+from bench.lab.scratch import scratch
 network = BootNetwork("boot0", "10.77.0.1/24")
-with segment(["10.77.0.1/24", "fd77::1/64"]) as wire, scratch() as folder:
+with segment(["10.77.0.1/24", "fd77::1/64"]) as wire, scratch("bench-net-") as folder:
     print(os.geteuid(), wire.place.own_user, flush=True)
     dnsmasq = Dnsmasq(network, wire.place, folder, [], told=lambda _: None, died=print)
     dnsmasq.offer([Host("52:54:00:77:00:01", "10.77.0.101", True)])
@@ -126,7 +126,7 @@ def test_what_a_killed_bench_has_left_is_swept_and_what_is_in_use_is_not(
         os.utime(folder, (0, 0))
     lock = os.open(used, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with scratch() as mine:
+    with scratch("bench-net-") as mine:
         assert mine.parent == tmp_path
         assert (left.exists(), used.exists(), young.exists()) == (False, True, True)
     os.close(lock)

@@ -85,7 +85,7 @@ class KexecLoader(Loader):
 
 def image_objections(kernel: bytes, load: Load) -> list[str]:
     """What of a load is in the way of kexec."""
-    if load.msr_sites is not None or _MICROCODE in load.initrd:
+    if load.updates or load.msr_sites is not None or _MICROCODE in load.initrd:
         return ["kexec resets nothing: what the processor has of microcode is not what a boot would find"]
     if kernel[_RELOCATABLE : _RELOCATABLE + 1] != b"\x01":
         return ["the image runs at one address only, and kexec cannot move it there from under a running kernel"]

@@ -47,7 +47,7 @@ class FlashLoader(Loader):
         ssh, how = reach(machine, power, wait_s=self._wait_s)
         note({"step": "known-good system answers", **how})
         try:
-            ssh, system = self.require_usable(machine, ssh, power, note)
+            ssh, system = self.require_usable(machine, ssh, power, note, updates=load.updates)
             images = [Image("kernel", kernel), *([Image("initrd", load.initrd)] if load.initrd else [])]
             self._power, self._default = power, read_default(ssh, system)
             self._method.withdraw(ssh, system)
@@ -64,10 +64,17 @@ class FlashLoader(Loader):
             "took": f"{time.monotonic() - begun:.1f} s",
         }  # fmt: skip
 
-    def require_usable(self, machine: Machine, ssh: Ssh, power: Power, note: Note) -> tuple[Ssh, System]:
-        """The connection, or a new one, to a machine on which the method is proved. Raises MethodRefused."""
+    def require_usable(
+        self, machine: Machine, ssh: Ssh, power: Power, note: Note, *, updates: bool = False
+    ) -> tuple[Ssh, System]:
+        """The connection, or a new one, to a machine on which the method is proved. Raises MethodRefused.
+
+        `updates`: what is loaded offers microcode, so the machine has to fall back to a system that does not.
+        """
         system = read_system(ssh, boot=self._boot)
-        if objections := refusals(system) + self._method.objections(system):
+        # A virtual machine forgets what it has taken.
+        found = refusals(system, updates=updates and machine.virtual is None)
+        if objections := found + self._method.objections(system):
             raise MethodRefused(machine.name, self._method.name, objections)
         key = key_of(machine, self._method.name, system, read_default(ssh, system))
         proof = self._proofs.find(machine, self._method.name, key)

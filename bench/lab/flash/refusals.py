@@ -8,8 +8,22 @@ from bench.lab.flash.system import System
 _UNATTENDED = ("tpm2-device=", "fido2-device=", "pkcs11-uri=", "keyscript=")
 
 
-def refusals(system: System) -> list[str]:
-    """Reasons against flashing at all; empty: none was found."""
+# With this word Linux's early loader of microcode does nothing.
+NO_EARLY_LOADER = "dis_ucode_ldr"
+
+
+def fallback_objection(command_line: str) -> str:
+    """Why a known-good system with this command line is none to fall back to from an update; empty if it is."""
+    if NO_EARLY_LOADER in command_line.split():
+        return ""
+    return (
+        f"its known-good system was started without {NO_EARLY_LOADER}: it would load microcode of its own: "
+        f"{command_line!r}"
+    )
+
+
+def refusals(system: System, *, updates: bool = False) -> list[str]:
+    """Reasons against flashing at all; empty: none was found. `updates`: the image offers microcode."""
     found: list[str] = []
     if system.user != "0":
         found.append(f"the SSH user is not root (user id {system.user}): files in /boot are root's")
@@ -21,6 +35,8 @@ def refusals(system: System) -> list[str]:
         found.append("/boot is encrypted: the boot loader would ask for its passphrase, and nobody is there")
     for name in _asking(system):
         found.append(f"the root file system lies on {name}, which asks for a passphrase: an unattended boot would hang")
+    if updates and (objection := fallback_objection(system.command_line)):
+        found.append(objection)
     missing = {"sha256sum", "sync"} - system.tools
     if missing:
         found.append(f"no {', '.join(sorted(missing))} on the machine")

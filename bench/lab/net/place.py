@@ -16,6 +16,8 @@ from bench.lab.net import socket_child
 from bench.lab.text import escape
 
 ANSWER_S = 20.0
+# Folders of servers and networks begin so.
+SCRATCH = "bench-net-"
 _ARP_MAC, _ARP_ADDRESS, _ARP_DEVICE = 3, 0, 5
 
 

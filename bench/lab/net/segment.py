@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench.errors import LabError
 from bench.lab.net import child, segment_child
-from bench.lab.net.place import Place
-from bench.lab.net.scratch import scratch
+from bench.lab.net.place import SCRATCH, Place
+from bench.lab.scratch import scratch
 from bench.lab.text import escape
 
 INTERFACE = "boot0"
@@ -49,7 +49,7 @@ def segment(addresses: Sequence[str], *, ports: int = 1) -> Iterator[Segment]:
 
     Raises LabError where the system forbids namespaces, with what to do about it.
     """
-    with scratch() as folder:
+    with scratch(SCRATCH) as folder:
         cables = [(str(folder / f"s{n}"), str(folder / f"m{n}")) for n in range(ports)]
         with attached(addresses, cables) as place:
             yield Segment(place, folder, ports)

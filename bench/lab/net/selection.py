@@ -18,11 +18,6 @@ def select(machine: Machine) -> Mapping[str, str]:
     how = machine.wiring.netboot
     if how is Netboot.ORDER:
         return {"selected by": "the firmware's boot order, which only a boot can show"}
-    if how is Netboot.BOOTNEXT:
-        raise UsageError(
-            f"{machine.name}: netboot: 'bootnext' is set by the machine's own system over SSH: boot_methods = "
-            '["bootnext"] does that; here it is not supported yet'
-        )
     return {"selected by": how.value, **_bmc(machine).boot_next(network=True, uefi=_uefi(machine))}
 
 

@@ -15,10 +15,10 @@ from bench.lab.net.dnsmasq_config import Host, tftp_folder
 from bench.lab.net.dnsmasq_log import NetEvent, NetEventKind
 from bench.lab.net.http_server import Fetch, FetchKind, HttpServer
 from bench.lab.net.offer import Note, Offer, lay_out
-from bench.lab.net.place import Place
+from bench.lab.net.place import SCRATCH, Place
 from bench.lab.net.probe import other_servers
-from bench.lab.net.scratch import scratch
 from bench.lab.net.shelf import Item, Shelf
+from bench.lab.scratch import scratch
 from bench.records import Machine
 
 _DHCP_STEPS = {
@@ -50,7 +50,7 @@ class BootServer:
         self._aborted: set[str] = set()
         self._refuse_beside_another()
         with ExitStack() as stack:
-            self._folder = stack.enter_context(scratch())
+            self._folder = stack.enter_context(scratch(SCRATCH))
             listening = self.place.listen(self.address, network.http_port)
             self._http = HttpServer(listening, self.shelf, allowed=self._allowed, told=self._fetched)
             stack.callback(self._http.close)

@@ -1,4 +1,4 @@
-"""Folders of servers and networks: ours alone, removed at the end, and swept by the next bench if we were killed."""
+"""Folders of machines, servers and networks: ours alone, removed at the end, swept if we were killed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PREFIX = "bench-net-"
 # A folder that young may belong to a bench that has not locked it yet.
 YOUNG_S = 60.0
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder that only we may enter, locked for as long as we live."""
-    parent = Path(tempfile.gettempdir())
-    _sweep(parent)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+def scratch(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A folder in `parent` (default: that of temporary files) that only we may enter, locked as long as we live."""
+    parent = parent or Path(tempfile.gettempdir())
+    _sweep(parent, prefix)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -31,9 +30,9 @@ def scratch() -> Iterator[Path]:
         os.close(lock)
 
 
-def _sweep(parent: Path) -> None:
+def _sweep(parent: Path, prefix: str) -> None:
     """Remove what killed benches have left: ours (or that of the nobody whom dnsmasq is), not young, unlocked."""
-    for folder in parent.glob(f"{PREFIX}*"):
+    for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):
             status = folder.lstat()
             mine = os.geteuid() == 0 or status.st_uid == os.geteuid()
