@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     from bench.records import Machine
     from bench.store import StoredRun
 
-# What a boot is reckoned with where no run of the store tells: of QEMU, and beyond power-on to the loader of metal.
+# What a boot is reckoned with where no run of the store tells: of QEMU, of QEMU by way of a disk or a network, and beyond
+# power-on to the loader of metal.
 VIRTUAL_BOOT_S = 2.0
+DISK_BOOT_S = 10.0
 METAL_BOOT_S = 60.0
+# Boots of the machine's own system for each boot of an image: to take it in, and to see that all is as it was. The first
+# flash of all takes two more, for the proof.
+OWN_BOOTS = {"grub": 2, "systemd-boot": 2, "bootnext": 2, "kexec": 1}
 # The latest runs of one machine and image that the estimate goes by.
 RECENT = 5
 
@@ -27,7 +32,9 @@ class Plan:
 
     runs: int
     boots: int
-    """If no machine dies on the way: one that does is booted again for what is left."""
+    """Of images, if no machine dies on the way: one that does is booted again for what is left."""
+    own_boots: int
+    """Of the machines' own systems, around those."""
     seconds: float
     known: int
     """Runs whose time is that of earlier runs; of the others it is guessed."""
@@ -43,9 +50,10 @@ class Plan:
             "" if self.known == self.runs else f", {self.runs - self.known} of them guessed",
         )
         about = f"{self.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
-        yield f"plan: {_count(self.runs, 'run')}, {_count(self.boots, 'boot')}, about {about}{how}"
+        own = f" and {self.own_boots} of the machines' own systems" if self.own_boots else ""
+        yield f"plan: {_count(self.runs, 'run')}, {_count(self.boots, 'boot')}{own}, about {about}{how}"
         if self.virtual:
-            yield f"      {_count(self.virtual, 'virtual machine')} of this computer, made anew for each boot"
+            yield f"      {_count(self.virtual, 'virtual machine')} of this computer, made anew for each boot of an image"
         yield from (f"      {line}" for line in self.touched)
 
     def as_json(self) -> dict[str, Any]:
@@ -59,16 +67,18 @@ def make_plan(tasks: Sequence[Task], results: Path, jobs: int) -> Plan:
 
     took = _took(results)
     by_machine: dict[str, float] = defaultdict(float)
-    boots, known = Counter[str](), 0
+    boots, own, known = Counter[str](), 0, 0
     machines: dict[str, Machine] = {}
     for task in tasks:
         machine = task.order.machine
         machines[machine.name] = machine
         count = _boots(task)
         boots[machine.name] += count
+        around = count * OWN_BOOTS.get(_way(machine), 0)
+        own += around
         earlier = took.get((machine.name, task.order.image))
         known += earlier is not None
-        by_machine[machine.name] += earlier if earlier is not None else count * _guess_s(machine)
+        by_machine[machine.name] += earlier if earlier is not None else (count + around) * _guess_s(machine)
     # Orders of one machine of metal wait for each other; those of virtual machines do not.
     chains = [s for name, s in by_machine.items() if machines[name].virtual is None]
     seconds = max(sum(by_machine.values()) / max(1, jobs), *chains, 0.0)
@@ -76,7 +86,7 @@ def make_plan(tasks: Sequence[Task], results: Path, jobs: int) -> Plan:
     updated = {task.order.machine.name for task in tasks if _updates(task)}
     touched = tuple(_touched(machine, boots[machine.name]) for machine in metal)
     touched += tuple(warning(machine) for machine in metal if machine.name in updated)
-    return Plan(len(tasks), boots.total(), seconds, known, touched, len(machines) - len(metal))
+    return Plan(len(tasks), boots.total(), own, seconds, known, touched, len(machines) - len(metal))
 
 
 def _boots(task: Task) -> int:
@@ -118,8 +128,15 @@ def _tells(run: StoredRun) -> bool:
 
 def _guess_s(machine: Machine) -> float:
     if machine.virtual is not None:
-        return VIRTUAL_BOOT_S
+        return VIRTUAL_BOOT_S if machine.virtual.host is None else DISK_BOOT_S
     return METAL_BOOT_S + (machine.wiring.time_to_post_s or METAL_BOOT_S)
+
+
+def _way(machine: Machine) -> str:
+    """The way that is tried first to load it; empty: QEMU does it, or there is none."""
+    host = machine.virtual.host if machine.virtual is not None else None
+    methods = host.boot_methods if host is not None else machine.wiring.boot_methods
+    return methods[0] if methods else ""
 
 
 def _touched(machine: Machine, boots: int) -> str:
@@ -130,8 +147,8 @@ def _touched(machine: Machine, boots: int) -> str:
         switch = power_of(machine).device.component
     except UsageError as error:
         switch = str(error)
-    way = machine.wiring.boot_methods[0] if machine.wiring.boot_methods else "no boot method"
-    times = _count(boots, "time")
+    way = _way(machine) or "no boot method"
+    times = _count(boots * (1 + OWN_BOOTS.get(way, 0)), "time")
     text = f"{machine.name}: off and on {times} by {switch}; loaded by {way}; heard at {machine.serial_url}"
     if machine.allow_beyond_ram:
         text += "; addresses beyond its RAM are touched (the inventory allows it)"

@@ -10,7 +10,7 @@ import pytest
 
 from bench.batch import Task
 from bench.cli_orders import Asked, tasks_of
-from bench.cli_plan import METAL_BOOT_S, VIRTUAL_BOOT_S, make_plan
+from bench.cli_plan import DISK_BOOT_S, METAL_BOOT_S, OWN_BOOTS, VIRTUAL_BOOT_S, make_plan
 from bench.errors import UsageError
 from bench.inventory import load_inventory, survey
 from bench.records import Machine, Verdict
@@ -60,14 +60,23 @@ def test_machines_of_metal_are_named_with_all_that_is_touched(tmp_path: Path) ->
     plan = make_plan(tasks(RACK["nuc-7"], RACK["desktop-relay"], MACHINES["haswell"]), tmp_path, 8)
     assert plan.virtual == 1 and len(plan.touched) == 2
     nuc, desktop = plan.touched
-    assert nuc.startswith("nuc-7: off and on 1 time by ") and "PDU bench-1" in nuc and "loaded by grub" in nuc
+    assert nuc.startswith("nuc-7: off and on 3 times by ") and "PDU bench-1" in nuc and "loaded by grub" in nuc
     assert "heard at socket://console-1:7007" in nuc and "beyond its RAM" not in nuc
     assert "beyond its RAM" in desktop
 
 
+def test_boots_of_the_machines_own_systems_are_counted_apart(tmp_path: Path) -> None:
+    by_grub, by_net = (make_plan(tasks(MACHINES[name]), tmp_path, 1) for name in ("host-bios-grub", "host-pxe-bios"))
+    assert (by_grub.boots, by_grub.own_boots, by_grub.seconds) == (1, 2, 3 * DISK_BOOT_S)
+    assert (by_net.boots, by_net.own_boots, by_net.seconds) == (1, 0, DISK_BOOT_S)
+    assert "1 boot and 2 of the machines' own systems, about 30 s" in next(by_grub.lines())
+
+
 def test_orders_of_one_machine_of_metal_wait_for_each_other(tmp_path: Path) -> None:
     slow = replace(RACK["nuc-7"], wiring=replace(RACK["nuc-7"].wiring, time_to_post_s=40.0))
-    assert make_plan(tasks(slow, slow, slow), tmp_path, 8).seconds == 3 * (METAL_BOOT_S + 40.0)
+    assert make_plan(tasks(slow, slow, slow), tmp_path, 8).seconds == 3 * (1 + OWN_BOOTS["grub"]) * (
+        METAL_BOOT_S + 40.0
+    )
 
 
 def test_machines_are_chosen_by_name_and_by_model() -> None:
