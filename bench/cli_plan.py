@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from bench.records import Machine
     from bench.store import StoredRun
 
-# What a boot is reckoned with where no run of the store tells: of QEMU, of QEMU by way of a disk or a network, and beyond
-# power-on to the loader of metal.
+# What a boot is reckoned with where no run of the store tells: of QEMU, of QEMU by way of a disk or a network, and
+# beyond power-on to the boot loader of metal.
 VIRTUAL_BOOT_S = 2.0
 DISK_BOOT_S = 10.0
 METAL_BOOT_S = 60.0
-# Boots of the machine's own system for each boot of an image: to take it in, and to see that all is as it was. The first
-# flash of all takes two more, for the proof.
+# Boots of the machine's own system for each boot of an image: to take it in, and to see that all is as it was. A
+# machine's first flash takes two more, for the proof.
 OWN_BOOTS = {"grub": 2, "systemd-boot": 2, "bootnext": 2, "kexec": 1}
 # The latest runs of one machine and image that the estimate goes by.
 RECENT = 5
@@ -53,7 +53,8 @@ class Plan:
         own = f" and {self.own_boots} of the machines' own systems" if self.own_boots else ""
         yield f"plan: {_count(self.runs, 'run')}, {_count(self.boots, 'boot')}{own}, about {about}{how}"
         if self.virtual:
-            yield f"      {_count(self.virtual, 'virtual machine')} of this computer, made anew for each boot of an image"
+            which = _count(self.virtual, "virtual machine")
+            yield f"      {which} of this computer, made anew for each boot of an image"
         yield from (f"      {line}" for line in self.touched)
 
     def as_json(self) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def make_plan(tasks: Sequence[Task], results: Path, jobs: int) -> Plan:
 
     took = _took(results)
     by_machine: dict[str, float] = defaultdict(float)
-    boots, own, known = Counter[str](), 0, 0
+    boots, own, known, longest = Counter[str](), 0, 0, 0.0
     machines: dict[str, Machine] = {}
     for task in tasks:
         machine = task.order.machine
@@ -78,10 +79,12 @@ def make_plan(tasks: Sequence[Task], results: Path, jobs: int) -> Plan:
         own += around
         earlier = took.get((machine.name, task.order.image))
         known += earlier is not None
-        by_machine[machine.name] += earlier if earlier is not None else (count + around) * _guess_s(machine)
+        takes_s = earlier if earlier is not None else (count + around) * _guess_s(machine)
+        by_machine[machine.name] += takes_s
+        longest = max(longest, takes_s)
     # Orders of one machine of metal wait for each other; those of virtual machines do not.
     chains = [s for name, s in by_machine.items() if machines[name].virtual is None]
-    seconds = max(sum(by_machine.values()) / max(1, jobs), *chains, 0.0)
+    seconds = max(sum(by_machine.values()) / max(1, jobs), longest, *chains)
     metal = [machine for machine in machines.values() if machine.virtual is None]
     updated = {task.order.machine.name for task in tasks if _updates(task)}
     touched = tuple(_touched(machine, boots[machine.name]) for machine in metal)

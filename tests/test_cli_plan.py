@@ -69,6 +69,9 @@ def test_boots_of_the_machines_own_systems_are_counted_apart(tmp_path: Path) -> 
     by_grub, by_net = (make_plan(tasks(MACHINES[name]), tmp_path, 1) for name in ("host-bios-grub", "host-pxe-bios"))
     assert (by_grub.boots, by_grub.own_boots, by_grub.seconds) == (1, 2, 3 * DISK_BOOT_S)
     assert (by_net.boots, by_net.own_boots, by_net.seconds) == (1, 0, DISK_BOOT_S)
+    assert make_plan(tasks(MACHINES["host-bios-grub"]), tmp_path, 8).seconds == by_grub.seconds, (
+        "one order is no faster"
+    )
     assert "1 boot and 2 of the machines' own systems, about 30 s" in next(by_grub.lines())
 
 
