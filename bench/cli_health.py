@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from bench.lab.power.switched import SwitchedPower
     from bench.records import Machine
 
+MachineName = Annotated[str, typer.Argument(help="Machine of the inventory.")]
+AcceptDrift = Annotated[
+    bool, typer.Option("--accept-drift", help="The firmware was changed on purpose: its fingerprint counts now.")
+]
+Wait = Annotated[float, typer.Option(min=0, help="Wait so long for whoever uses the machine, in seconds.")]
+Results = Annotated[Path | None, typer.Option(help="Where store and captures are (default: results/).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
@@ -64,13 +71,11 @@ def at_hand(name: str, results: Path | None, *, purpose: str, wait: float, json:
 
 
 def health(
-    machine: Annotated[str, typer.Argument(help="Machine of the inventory.")],
-    accept_drift: Annotated[
-        bool, typer.Option("--accept-drift", help="The firmware was changed on purpose: its fingerprint counts now.")
-    ] = False,
-    wait: Annotated[float, typer.Option(min=0, help="Wait so long for whoever uses the machine, in seconds.")] = 0,
-    results: Annotated[Path | None, typer.Option(help="Where store and captures are (default: results/).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")] = False,
+    machine: MachineName,
+    accept_drift: AcceptDrift = False,
+    wait: Wait = 0,
+    results: Results = None,
+    json: Json = False,
 ) -> int:
     """Examine a machine: power read back, serial line, its own system over SSH, clock, room, firmware. Leaves it off.
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json as jsons
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from bench.cli_health import at_hand
+from bench.cli_health import AcceptDrift, Json, MachineName, Results, Wait, at_hand
 from bench.terminal import say
 
 
 def recover(
-    machine: Annotated[str, typer.Argument(help="Machine of the inventory.")],
-    accept_drift: Annotated[
-        bool, typer.Option("--accept-drift", help="The firmware was changed on purpose: its fingerprint counts now.")
-    ] = False,
-    wait: Annotated[float, typer.Option(min=0, help="Wait so long for whoever uses the machine, in seconds.")] = 0,
-    results: Annotated[Path | None, typer.Option(help="Where store and captures are (default: results/).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")] = False,
+    machine: MachineName,
+    accept_drift: AcceptDrift = False,
+    wait: Wait = 0,
+    results: Results = None,
+    json: Json = False,
 ) -> int:
     """Bring a machine back to its known-good system: off, on, what a run has left on it withdrawn, then examined.
 
@@ -43,5 +37,5 @@ def recover(
         say(f"{machine}: back, and online; captured in {here.folder}")
     else:
         say(f"{machine}: not back. Its serial line: bench console {machine}, or {here.folder}")
-        say("See inventory/RACK.md, Surprises; a machine without a working system: --rescue over the network")
+        say("See inventory/RACK.md, Surprises. A system that does not start any more is mended at the machine")
     return 0 if found.ok else 3

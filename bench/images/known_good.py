@@ -1,4 +1,4 @@
-"""The small Linux that virtual machines with a disk have as their own system, and that others are rescued with.
+"""The small Linux that virtual machines with a disk have as their own system.
 
 Kept in ``$XDG_CACHE_HOME/bench/systems/<hash of all inputs>/``: ``vmlinuz`` and ``initrd``. Keys are no part of it:
 `keys_archive` makes the archive that goes behind the initrd.
