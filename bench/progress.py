@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -34,7 +35,7 @@ class Board:
         self._running: dict[str, Progress] = {}
         self._finished: list[Finished] = []
         self._started = time.monotonic()
-        self._told = 0.0
+        self._told = -math.inf
         self._live = live_table() if sys.stderr.isatty() and not quiet else None
         self.was_interrupted = False
         if not quiet:
