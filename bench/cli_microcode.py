@@ -35,7 +35,7 @@ def fetch(
     mirror: Annotated[str | None, typer.Option(help="Address of a mirror of Debian, if this is not one.")] = None,
 ) -> int:
     """Fetch Intel's files from Debian's non-free-firmware into a cache folder, after showing their licence."""
-    from bench.doctor import fetch_microcode
+    from bench.doctor.install import fetch_microcode
 
     confirm = typer.confirm if sys.stdin.isatty() else None
     return fetch_microcode(yes=yes, echo=say, confirm=confirm, file=package, mirror=mirror)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import doctor
-from bench.doctor import Check, checks, filesystem_of, run_doctor
+from bench.doctor import checks, computer, programs, run_doctor
+from bench.doctor.check import Check
+from bench.doctor.computer import filesystem_of
 
 MOUNTS = [
     "/dev/sda1 / ext4 rw,relatime 0 0",
@@ -74,7 +75,7 @@ def test_of_the_tools_that_build_kernels_only_what_lacks_is_named_and_installed(
     for name in ("make", "patch", "tar", "xz", "bison", "cpio"):
         program(tools, name, "exit 0")
     program(tools, "gcc", "case $(/bin/cat) in *libelf*) exit 0;; esac; exit 1")
-    check = doctor.check_kernel_tools()
+    check = programs.check_kernel_tools()
     assert check.found == "lacks flex, bc, openssl/opensslv.h"
     assert check.packages == ("flex", "bc", "libssl-dev") and "flex bc libssl-dev" in check.how
 
@@ -99,13 +100,13 @@ def test_doctor_and_setup_install_the_same() -> None:
 )
 def test_qemu_is_judged_by_its_version(tools: Path, said: str, ok: bool, found: str) -> None:
     program(tools, "qemu-system-x86_64", f"echo '{said}'")
-    check = doctor.check_qemu()
+    check = programs.check_qemu()
     assert (check.ok, check.found) == (ok, found)
 
 
 def test_a_qemu_that_cannot_start_is_not_there(tools: Path) -> None:
     program(tools, "qemu-system-x86_64", "echo 'error while loading shared libraries' >&2; exit 127")
-    assert (doctor.check_qemu().ok, doctor.check_qemu().found) == (False, "does not run")
+    assert (programs.check_qemu().ok, programs.check_qemu().found) == (False, "does not run")
 
 
 def test_firmware_is_looked_for_where_qemu_looks(tools: Path, tmp_path: Path) -> None:
@@ -114,9 +115,9 @@ def test_firmware_is_looked_for_where_qemu_looks(tools: Path, tmp_path: Path) ->
     bios.mkdir()
     program(tools, "qemu-system-x86_64", f"echo {share}; echo {bios}")
     (share / "linuxboot_dma.bin").touch()
-    assert doctor.check_firmware().found == "lacks bios-256k.bin"
+    assert programs.check_firmware().found == "lacks bios-256k.bin"
     (bios / "bios-256k.bin").touch()
-    assert doctor.check_firmware().ok
+    assert programs.check_firmware().ok
 
 
 def test_the_file_system_is_that_of_the_innermost_mount() -> None:
@@ -131,7 +132,7 @@ def test_the_file_system_is_that_of_the_innermost_mount() -> None:
 def test_results_on_a_network_file_system_are_refused(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path} nfs rw 0 0\n")
-    check = doctor.check_local(tmp_path / "results", mounts)
+    check = computer.check_local(tmp_path / "results", mounts)
     assert not check.ok and check.found == "nfs"
 
 
@@ -139,26 +140,26 @@ def test_results_on_a_network_file_system_are_refused(tmp_path: Path) -> None:
 def test_strict_overcommit_breaks_sparse_memory(tmp_path: Path, value: str, ok: bool) -> None:
     setting = tmp_path / "overcommit_memory"
     setting.write_text(value + "\n")
-    assert doctor.check_overcommit(setting).ok is ok
+    assert computer.check_overcommit(setting).ok is ok
 
 
 def test_a_temporary_folder_with_a_long_name_leaves_no_room_for_a_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 100)))
-    assert not doctor.check_socket_path().ok
+    assert not computer.check_socket_path().ok
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
-    assert doctor.check_socket_path().ok
+    assert computer.check_socket_path().ok
 
 
 def test_a_folder_yet_to_be_made_is_judged_by_the_one_above_it(tmp_path: Path) -> None:
-    check = doctor.check_writable("cache", tmp_path / "a" / "b", "why")
+    check = computer.check_writable("cache", tmp_path / "a" / "b", "why")
     assert check.ok and ", writable, " in check.found and str(tmp_path) in check.how
 
 
 def test_a_file_system_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "FREE_BYTES", 1 << 80)
-    assert not doctor.check_writable("cache", tmp_path, "why").ok
+    monkeypatch.setattr(computer, "FREE_BYTES", 1 << 80)
+    assert not computer.check_writable("cache", tmp_path, "why").ok
 
 
 def test_outside_the_project_the_folder_is_missing_and_nothing_is_said_of_its_parts(
@@ -227,7 +228,7 @@ def test_install_gets_what_is_missing_and_looks_again(tools: Path) -> None:
 def test_the_servers_of_a_rack_are_installed_only_when_asked_for_and_do_not_stay_running(
     tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "SERVER_FOLDERS", ())
+    monkeypatch.setattr(programs, "SERVER_FOLDERS", ())
     log = recording_apt(tools)
     program(tools, "systemctl", f'echo "systemctl $*" >>{log}')
     run_doctor(json=False, install=True, yes=True, echo=lambda _: None)
@@ -237,7 +238,7 @@ def test_the_servers_of_a_rack_are_installed_only_when_asked_for_and_do_not_stay
     said: list[str] = []
     run_doctor(json=False, install=True, yes=True, echo=said.append, groups=["rack"])
     apt, services = log.read_text().splitlines()
-    lacking = doctor.check_rack().packages
+    lacking = programs.check_rack().packages
     assert len(lacking) == 6 and set(lacking) <= set(apt.split())
     assert services == "systemctl disable --now ser2net ssh pdudaemon"
     assert any(line.startswith("will run: ") and "disable --now" in line for line in said), "it was shown before"
@@ -267,7 +268,7 @@ def test_as_a_user_without_sudo_the_command_for_root_is_shown(tools: Path, monke
 def test_what_disks_and_network_boot_need_is_installed_only_when_asked_for(
     tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "SERVER_FOLDERS", ())
+    monkeypatch.setattr(programs, "SERVER_FOLDERS", ())
     log = recording_apt(tools)
     run_doctor(json=False, install=True, yes=True, echo=lambda _: None)
     assert not {"gdisk", "dnsmasq-base"} & set(log.read_text().split())
@@ -281,7 +282,7 @@ def test_a_switch_that_blocks_namespaces_is_named(tmp_path: Path, monkeypatch: p
     for value, blocked in (("0", True), ("1", False)):
         switch.write_text(f"{value}\n")
         monkeypatch.setattr("os.geteuid", lambda: 1000)
-        check = doctor.check_namespaces({switch: "0", tmp_path / "absent": "0"})
+        check = computer.check_namespaces({switch: "0", tmp_path / "absent": "0"})
         assert check.ok is not blocked and ("blocked by" in check.found) is blocked
         monkeypatch.setattr("os.geteuid", lambda: 0)
-        assert doctor.check_namespaces({switch: "0"}).ok
+        assert computer.check_namespaces({switch: "0"}).ok

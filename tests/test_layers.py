@@ -113,7 +113,7 @@ ONLY: dict[str, frozenset[str]] = {
 # Files that may name sys.stdout or sys.stderr although they are not the command line.
 MAY_NAME_STREAMS = {
     "wire.py": "prints the C header when it is run as a program",
-    "doctor.py": "hands its standard error to apt-get",
+    "doctor/install.py": "hands its standard error to apt-get",
     "lab/power/bmc_child.py": "is a program of its own, which answers on standard output",
     "lab/urls/sol_child.py": "is a program of its own, whose output is the serial line's",
     "lab/power/die_with_parent.py": "is a program of its own, started in front of QEMU",
