@@ -9,25 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench import script as scripts
-from bench.describe import describe_divergence, describe_next
+from bench.describe import describe_divergence
 from bench.early_load import EarlyLoadVerdict, judge_early_load
-from bench.errors import FormatError, UsageError
-from bench.initrd import script_in
-from bench.loading import first_missing
-from bench.outcome import classify
+from bench.endings import absent_window, died, ending, known_good_instead, not_loaded, unfinished, unopened
+from bench.errors import UsageError
+from bench.obedience import asked_steps, exercised, obedience
 from bench.parse.trace import TraceLog, parse_trace, replayed
 from bench.reconcile import reconcile
 from bench.records import (
-    KNOWN_GOOD_INSTEAD,
-    PAYLOAD,
     Capture,
     Comparison,
     DigestPoint,
     DumpPoint,
     Finding,
     LabEvent,
-    LabEventKind,
-    LoadFinal,
     PhaseStep,
     Prediction,
     ScenarioResult,
@@ -42,24 +37,7 @@ from bench.sim.predict import predict
 from bench.unpatched import UnpatchedVerdict, judge_unpatched
 from bench.update_steps import judge_update_steps
 from bench.updates import Transition
-from bench.wire import START_KERNEL_MAP, Outcome, Phase
-
-# What ended a boot, in the order in which one outranks another.
-_ENDINGS = (
-    LabEventKind.RESET,
-    LabEventKind.MACHINE_LOST,
-    LabEventKind.PORT_CLOSED,
-    LabEventKind.INTERRUPTED,
-    LabEventKind.SILENCE,
-    LabEventKind.DEADLINE,
-)
-_LAB_COMPONENT: Mapping[LabEventKind, tuple[str, str]] = {
-    LabEventKind.MACHINE_LOST: ("machine", "the machine went away although nobody switched it off"),
-    LabEventKind.PORT_CLOSED: ("port", "the serial port closed"),
-    LabEventKind.INTERRUPTED: ("bench", "the run was interrupted"),
-    LabEventKind.DEADLINE: ("machine", "the boot took longer than allowed although bytes kept coming"),
-    LabEventKind.SILENCE: ("serial line", "silence, and nothing to tell a dead line from a dead machine"),
-}
+from bench.wire import Phase
 
 
 @dataclass(frozen=True)
@@ -181,14 +159,14 @@ def _judge_boot(
     boot: int, capture: Capture, log: TraceLog, running: tuple[int, ...]
 ) -> tuple[dict[int, WindowVerdict], set[int]]:
     """Verdicts on the windows of one boot, and the numbers of those that its early death left out."""
-    asked = _asked(capture)
+    asked = asked_steps(capture)
     offered = [_offered(window, capture) for window in log.windows]
     windows = {w.number: _with_rest(w, asked.get(w.number, ())) for w in offered}
     quirks = frozenset(capture.quirks) | _own_quirks(windows)
     predictions, out = _predict(boot, capture, windows, quirks)
     windows = {n: w for n, w in windows.items() if n in predictions}
     comparisons = _settle(windows, predictions, quirks)
-    end = _ending(capture, log)
+    end = ending(capture, log)
     offered_updates = judge_update_steps(capture, log, windows, asked, boot=boot)
     for number, window in windows.items():
         verdict, finding = _verdict(window, predictions[number], comparisons[number], end, asked, log)
@@ -203,14 +181,14 @@ def _judge_boot(
             given.transitions if (given := offered_updates.get(number)) else (),
         )  # fmt: skip
     absent = capture.scenarios.keys() - out.keys()
-    if absent and windows and _died(end, log):
+    if absent and windows and died(end, log):
         return out, absent
     for number in sorted(absent):
         verdict, finding = (
-            _instead(number, capture)
-            or _unopened(number, end, capture)
-            or _not_loaded(number, end, capture, log)
-            or _absent(number, end, log)
+            known_good_instead(number, capture)
+            or unopened(number, end, capture)
+            or not_loaded(number, end, capture, log)
+            or absent_window(number, end, log)
         )
         out[number] = WindowVerdict(number, capture.scenarios[number], verdict, boot, finding)
     return out, set()
@@ -280,21 +258,6 @@ def _settle(
     return comparisons
 
 
-def _asked(capture: Capture) -> dict[int, tuple[scripts.Step, ...]]:
-    """Window number → steps that the script asked for; empty if the capture has no script."""
-    script = capture.script
-    number = None
-    try:
-        if inner := script_in(script):
-            script, number = inner, min(capture.scenarios, default=0)
-        if not script.startswith(scripts.MAGIC):
-            return {}
-        windows = scripts.read(script, source=f"{capture.source}: script")
-        return {w.number if number is None else number: w.steps for w in windows}
-    except FormatError:
-        return {}
-
-
 def _offered(window: Window, capture: Capture) -> Window:
     """A kernel's window with the initrd that it was offered; without one, faults of the scan can only be replayed."""
     stimulus = window.stimulus
@@ -337,25 +300,6 @@ def _with_rest(window: Window, asked: Sequence[scripts.Step]) -> Window:
     return replace(window, announced=known, stimulus=replace(window.stimulus, steps=(*window.stimulus.steps, *rest)))
 
 
-def _ending(capture: Capture, log: TraceLog) -> LabEvent | None:
-    """What ended the boot before its script was done, if the lab or the trace knows."""
-    if log.done:
-        return None
-    for kind in _ENDINGS:
-        for event in capture.events:
-            if event.kind is kind:
-                return event
-    if log.restarted_at is not None:
-        return LabEvent(LabEventKind.RESET, 0.0, log.restarted_at, {"trace": "numbering began anew"})
-    return None
-
-
-def _died(end: LabEvent | None, log: TraceLog) -> bool:
-    """True if the machine itself, not the lab, ended the boot inside a window."""
-    inside = bool(log.windows) and not log.windows[-1].observation.complete
-    return inside and end is not None and end.kind in (LabEventKind.RESET, LabEventKind.SILENCE)
-
-
 def _verdict(
     window: Window,
     prediction: Prediction,
@@ -372,8 +316,7 @@ def _verdict(
             summary = f"the payload refused a step: {refusal.why}"
             return Verdict.ERROR, Finding("payload", summary, window=number, step=steps[-1].step if steps else None)
     if number in asked:
-        obedience = _exercised if window.stimulus.facts.is_linux else _obedience
-        complaint = obedience(asked[number], window)
+        complaint = (exercised if window.stimulus.facts.is_linux else obedience)(asked[number], window)
         if complaint:
             return Verdict.ERROR, Finding("payload", complaint, window=number)
     if comparison.divergence:
@@ -384,158 +327,7 @@ def _verdict(
         return Verdict.MISS, Finding("serial line", damage.why, window=number, event=len(seen.events), witness=witness)
     if seen.complete:
         return Verdict.PASS, None
-    return _unfinished(window, prediction, end)
-
-
-def _unfinished(window: Window, prediction: Prediction, end: LabEvent | None) -> tuple[Verdict, Finding | None]:
-    """A window without `end` whose events agree so far: whose fault is it that it stopped?"""
-    seen = len(window.observation.events)
-    rest = prediction.events[seen:]
-    common = {"window": window.number, "event": seen}
-    due = describe_next(window, rest[0]) if rest else f"the model ends here too: {prediction.outcome}"
-    if end is None:
-        summary = f"the capture ends inside the window; due next: {due}"
-        return Verdict.MISS, Finding("capture", summary, **common)  # type: ignore[arg-type]
-    if end.kind is LabEventKind.RESET:
-        if prediction.outcome == "triple fault" and not rest:
-            return Verdict.PASS, None
-        summary = f"the machine reset itself (triple fault) where the model goes on; due next: {due}"
-        return Verdict.FAIL, Finding(
-            "handler",
-            summary,
-            witness=end.witness,
-            expected=prediction.outcome,
-            observed="triple fault",
-            **common,  # type: ignore[arg-type]
-        )
-    if end.kind is LabEventKind.SILENCE and "processor" in end.witness:
-        state = end.witness["processor"]
-        where = f" at {end.witness['rip']}" if "rip" in end.witness else ""
-        summary = f"the machine fell silent, its processor {state}{where}; due next: {due}"
-        return Verdict.FAIL, Finding(
-            "handler",
-            summary,
-            witness=end.witness,
-            expected=prediction.outcome,
-            observed=f"silence, {state}",
-            **common,  # type: ignore[arg-type]
-        )
-    component, what = _LAB_COMPONENT[end.kind]
-    summary = f"{what}, {end.at_s:.1f} s after the capture was opened; due next: {due}"
-    return Verdict.MISS, Finding(component, summary, witness=end.witness, **common)  # type: ignore[arg-type]
-
-
-def _instead(number: int, capture: Capture) -> tuple[Verdict, Finding] | None:
-    """The machine's own system came up, and the window was not opened: the image was not started, or gave up."""
-    for event in capture.events:
-        if event.kind is LabEventKind.LOADING and event.witness.get("step") == KNOWN_GOOD_INSTEAD:
-            summary = "the machine's own system came up instead of the image, or after it had restarted the machine"
-            return Verdict.MISS, Finding("boot loader", summary, window=number, witness=event.witness)
-    return None
-
-
-def _unopened(number: int, end: LabEvent | None, capture: Capture) -> tuple[Verdict, Finding] | None:
-    """A kernel that died before its window opened: in startup_64, or in C before the trace's first record.
-
-    Only where that is certain: the machine reset itself, or stands still at an address of the kernel's own map. At a
-    low address it may as well be firmware. None if it is not certain, or the image is the payload.
-    """
-    if end is None or not capture.image or capture.image.startswith(f"{PAYLOAD}/"):
-        return None
-    where = int(end.witness.get("rip", "0"), 16)
-    stands = end.kind is LabEventKind.SILENCE and where >= START_KERNEL_MAP
-    if end.kind is not LabEventKind.RESET and not stands:
-        return None
-    died = classify(capture)
-    summary = f"the kernel died before its window opened: {died.sentence}"
-    return Verdict.FAIL, Finding("kernel", summary, window=number, observed=died.outcome.value, witness=died.witness)
-
-
-def _not_loaded(number: int, end: LabEvent | None, capture: Capture, log: TraceLog) -> tuple[Verdict, Finding] | None:
-    """A machine that was to boot from the network and said nothing of ours: the first step that is missing."""
-    if end is None or end.kind not in (LabEventKind.SILENCE, LabEventKind.DEADLINE) or log.gaps or log.damage():
-        return None
-    finding = first_missing(capture, window=number)
-    return (Verdict.MISS, replace(finding, witness={**finding.witness, **end.witness})) if finding else None
-
-
-def _absent(number: int, end: LabEvent | None, log: TraceLog) -> tuple[Verdict, Finding]:
-    """A window of the script that no `begin` opened."""
-    for refusal in log.refusals:
-        if refusal.window is None and not log.windows:
-            return Verdict.ERROR, Finding("payload", f"the payload refused: {refusal.why}", window=number)
-    if log.gaps or log.damage():
-        span = log.gaps[0].span if log.gaps else log.damage()[0].span
-        why = log.gaps[0].why if log.gaps else log.damage()[0].why
-        witness = {"bytes": f"{span[0]}-{span[1]}", "damage": why}
-        return Verdict.MISS, Finding(
-            "serial line", "the window's begin record was lost", window=number, witness=witness
-        )
-    if end is None:
-        what = "the script came to its end without it" if log.done else "the capture ends before it"
-        component = "payload" if log.done else "capture"
-        return (Verdict.ERROR if log.done else Verdict.MISS), Finding(component, what, window=number)
-    if end.kind is LabEventKind.RESET:
-        summary = "the machine reset itself outside of any window"
-        return Verdict.ERROR, Finding("payload", summary, window=number, witness=end.witness)
-    component, what = _LAB_COMPONENT[end.kind]
-    if end.kind is LabEventKind.SILENCE:
-        what = "no byte came at all" if end.offset == 0 else f"{end.offset} bytes came, but no trace"
-        component = "serial line" if end.offset == 0 else "boot"
-    return Verdict.MISS, Finding(component, what, window=number, witness=end.witness)
-
-
-def _obedience(asked: Sequence[scripts.Step], window: Window) -> str:
-    """Whether the machine announced just the steps that the script asked for; the complaint, or nothing."""
-    announced = window.stimulus.steps[: window.announced]
-    for number, (wanted, got) in enumerate(zip(asked, announced, strict=False)):
-        if _wanted(number, wanted) != _got(got):
-            return f"step {number}: the script asks for {_wanted(number, wanted)}, the machine announced {_got(got)}"
-    ended = window.observation.complete and window.observation.events[-1].outcome == Outcome.DONE
-    if len(announced) > len(asked):
-        return f"the machine announced {len(announced)} steps, the script has {len(asked)}"
-    if ended and len(announced) < len(asked):
-        return f"the machine says it is done after {len(announced)} of {len(asked)} steps"
-    return ""
-
-
-def _exercised(asked: Sequence[scripts.Step], window: Window) -> str:
-    """Whether a kernel's exerciser announced just the accesses of its script; the complaint, or nothing."""
-    phases = (Phase.EXERCISE, Phase.FINAL)
-    steps = window.stimulus.steps
-    # The first one is the reading of the script itself.
-    made = [_got(step)[1:] for step in steps if isinstance(step, Touch) and step.step in phases][1:]
-    wanted = [_wanted(0, step)[1:] for step in asked if step.op == "access"]
-    for number, (want, got) in enumerate(zip(wanted, made, strict=False)):
-        if want != got:
-            return f"access {number} of the exerciser: the script asks for {want}, the machine announced {got}"
-    last = window.observation.events[-1] if window.observation.complete else None
-    over = last is not None and last.outcome == Outcome.DONE
-    if len(made) > len(wanted) or (over and len(made) < len(wanted)):
-        return f"the exerciser announced {len(made)} accesses, its script has {len(wanted)}"
-    return ""
-
-
-def _wanted(number: int, step: scripts.Step) -> tuple[object, ...]:
-    if step.op != "access":
-        return (number, step.op)
-    return (number, step.access.name.lower(), hex(step.va), step.size, hex(step.va_to), step.fixup)
-
-
-def _got(step: Step) -> tuple[object, ...]:
-    match step:
-        case Touch():
-            return (step.step, step.access.name.lower(), hex(step.va), step.size, hex(step.va_to), step.fixup)
-        case LoadFinal():
-            return (step.step, "final")
-        case DigestPoint():
-            return (step.step, "digest")
-        case DumpPoint():
-            return (step.step, "dump")
-        case UpdatePoint():
-            return (step.step, "ucode")
-        case _:
-            return (step.step, "no step of a script")
+    return unfinished(window, prediction, end)
 
 
 def _by_scenario(windows: Sequence[WindowVerdict]) -> tuple[ScenarioResult, ...]:

@@ -67,7 +67,8 @@ LAYERS = (
     layer("recovery", "report"),
     layer("discovered", "judge", "doctor", "health", "hosts", "leases"),
     layer("early_load", "unpatched", "update_safety", "update_steps"),
-    layer("loading", "outcome"),
+    layer("endings"),
+    layer("loading", "obedience", "outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
     layer(
         "cache",
