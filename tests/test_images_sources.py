@@ -165,6 +165,18 @@ def test_what_a_mirror_sends_is_not_used_if_its_hash_is_not_the_pinned_one(tmp_p
     assert not [p for p in (tmp_path / "cache" / "sources").iterdir() if len(p.name) == 64]
 
 
+def test_versions_are_asked_of_lists_that_are_there(tmp_path: Path, mirror: Path) -> None:
+    def updates() -> int:
+        open_apt(tmp_path / "apt", [], mirror=None).versions("linux-source-6.1")
+        return mirror.read_text().splitlines().count("updated")
+
+    assert updates() == 1
+    # The sources are written and the lists are not: whoever fetched them was killed.
+    assert updates() == 2
+    (tmp_path / "apt/state/lists/mirror_bookworm_Packages.lz4").touch()
+    assert updates() == 2
+
+
 @pytest.mark.usefixtures("mirror")
 def test_a_mirror_that_does_not_answer_is_the_labs_fault(tmp_path: Path) -> None:
     program(tmp_path / "apt-bin", "apt-get", "echo 'E: Could not resolve mirror' >&2; exit 100")

@@ -120,7 +120,9 @@ class Apt:
             + (f"Signed-By: {o.signed_by}\n" if o.signed_by else "")
             for o in origins
         )
-        self._fresh = not (folder / "bench.sources").is_file() or (folder / "bench.sources").read_text() != sources
+        same = (folder / "bench.sources").is_file() and (folder / "bench.sources").read_text() == sources
+        # Whoever wrote the sources may have been killed before the lists were there.
+        self._fresh = not same or not any((folder / "state/lists").glob("*_Packages*"))
         (folder / "bench.sources").write_text(sources)
         (folder / "apt.conf").write_text(self._configuration())
 
@@ -142,14 +144,16 @@ class Apt:
         return "\n".join([*lines, *(f'{name} "{value}";' for name, value in settings.items()), ""])
 
     def versions(self, package: str) -> list[str]:
-        """The versions that the mirror has, the newest first."""
+        """The versions that the mirror has, the newest first; by the lists as they are, fetched if there are none."""
+        if self._fresh:
+            self.update()
         said = self._run("apt-cache", "madison", package)
         return list(dict.fromkeys(line.split("|")[1].strip() for line in said.splitlines() if line.count("|") >= 2))
 
     def update(self) -> None:
         """Fetch the lists anew."""
-        self._run("apt-get", "update")
         self._fresh = False
+        self._run("apt-get", "update")
 
     def depends(self, package: str, version: str) -> list[str]:
         """Names of the packages that this version of `package` depends on, alternatives left out."""
@@ -160,7 +164,7 @@ class Apt:
 
     def download(self, package: str, version: str, to: Path) -> Path:
         """Fetch a package into the folder `to`. Raises PackageGone, or LabError if the mirror does not answer."""
-        if self._fresh or version not in self.versions(package):
+        if version not in self.versions(package):
             self.update()
         others = self.versions(package)
         if version not in others:
