@@ -6,10 +6,9 @@ import threading
 from contextlib import suppress
 
 from bench.errors import LabError
-from bench.lab.flash.reach import access_of
+from bench.lab.flash.reach import access_of, read_boot_id
 from bench.lab.load import Note
-from bench.lab.ssh import Ssh, port_open
-from bench.lab.text import escape
+from bench.lab.ssh import Ssh, greets
 from bench.records import KNOWN_GOOD_INSTEAD, Machine
 
 EVERY_S = 2.0
@@ -19,7 +18,7 @@ ANSWER_S = 10.0
 class Lookout:
     """Asks from now on, in a thread, until it has seen the system or is stopped; what it sees goes to `note`.
 
-    `before` is the boot id of the system that was switched off: it may still answer for a moment.
+    `before` is the boot id of the system that is going down: it may still answer for a while.
     """
 
     def __init__(self, machine: Machine, before: str, note: Note) -> None:
@@ -38,12 +37,12 @@ class Lookout:
     def _watch(self) -> None:
         while not self._over.wait(EVERY_S):
             with suppress(LabError):
-                if port_open(self._access.host, self._access.port, timeout_s=2) and self._seen():
+                if greets(self._access.host, self._access.port, timeout_s=2) and self._seen():
                     return
 
     def _seen(self) -> bool:
         with Ssh(self._access, timeout_s=ANSWER_S) as ssh:
-            boot = escape(ssh.run("cat /proc/sys/kernel/random/boot_id", timeout_s=ANSWER_S).output.strip())
+            boot = read_boot_id(ssh)
         if boot == self._before or self._over.is_set():
             return False
         self._note({"step": KNOWN_GOOD_INSTEAD, "boot id": boot})
