@@ -169,9 +169,11 @@ class Ssh:
                 complaints += channel.recv_stderr(1 << 16)
             del output[OUTPUT_BYTES:], complaints[OUTPUT_BYTES:]
             if ended and (channel.eof_received or channel.closed):
+                # A command that a signal has ended and a connection that broke are told apart by what is left of it.
+                transport = channel.get_transport()
+                if channel.exit_status == -1 and not (transport and transport.is_active()):
+                    raise EOFError("the connection broke")
                 return Finished(channel.exit_status, bytes(output), bytes(complaints))
-            if channel.closed:
-                raise EOFError("the connection broke")
             if time.monotonic() > deadline:
                 raise self._late(command, timeout_s)
             time.sleep(pause_s)
