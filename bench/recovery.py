@@ -1,8 +1,8 @@
 """Bringing a machine of metal back: to its known-good system, with nothing of the bench's left to start.
 
 First as a run would leave it: off by its own switch, on, its system asked. If that fails, a second time: what came up
-may have been an image that a one-shot had left, which is gone with that boot. Where something cuts the mains it is after
-a cold start, which ends what survives a reset: a hung BMC, a card that firmware does not find again, microcode.
+may have been an image that a one-shot had left, which is gone with that boot. Where something cuts the mains the second
+time is a cold start, which ends what survives a reset: a hung BMC, a card that firmware does not find again, microcode.
 """
 
 from __future__ import annotations

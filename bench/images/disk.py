@@ -4,6 +4,7 @@
 |---|---|---|
 | ``bios-grub`` | 1 ESP (unused), 2 /boot (ext4), 3 BIOS boot | GRUB in the gap and in partition 3 |
 | ``uefi-grub`` | 1 ESP, 2 /boot (ext4) | GRUB at the fallback path |
+| ``uefi-grub-signed`` | as uefi-grub | Debian's signed shim and GRUB; its firmware has Secure Boot on |
 | ``systemd-boot`` | 1 ESP, which is /boot | systemd-boot at the fallback path |
 | ``bios-grub-blind`` | as bios-grub, /boot is btrfs | GRUB, which cannot write there: a one-shot would boot for ever |
 
@@ -26,7 +27,9 @@ from bench.errors import LabError, UsageError
 from bench.images.kernel_cache import hash_of
 from bench.images.kernel_source import sha256_of
 from bench.images.known_good import KnownGood
+from bench.images.packages import files_of, obtain
 from bench.initrd import FOLDER, entry
+from bench.records import SECURE_BOOT_DISK
 
 RECIPE = 1
 _SECTOR = 512
@@ -86,7 +89,20 @@ TOOLS: Mapping[str, str] = {
 }  # fmt: skip
 GRUB_FOLDER = Path("/usr/lib/grub")
 SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
-KINDS = ("bios-grub", "uefi-grub", "systemd-boot", "bios-grub-blind")
+KINDS = ("bios-grub", "uefi-grub", SECURE_BOOT_DISK, "systemd-boot", "bios-grub-blind")
+# Name on the ESP → where it lies in Debian's packages.
+SIGNED_PACKAGES = ("shim-signed", "grub-efi-amd64-signed")
+_SIGNED = {
+    "BOOTX64.EFI": "usr/lib/shim/shimx64.efi.signed",
+    "grubx64.efi": "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
+}
+# Where the signed GRUB looks for its configuration; it loads no modules.
+_SIGNED_FOLDER = "EFI/debian"
+_SIGNED_CONFIG = f"""\
+search --no-floppy --label {_LABEL} --set=root
+set prefix=($root)/grub
+configfile $prefix/grub.cfg
+"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,7 @@ def build_disk(kind: str, system: KnownGood, keys: bytes, *, cache: Path | None 
         "recipe": RECIPE, "bytes": SIZE_BYTES, "kind": kind, "system": system.identity, "keys": keys.hex(),
         "texts": [_EARLY_CONFIG, _GRUB_CONFIG, _LOADER_CONFIG, _LOADER_ENTRY, COMMAND_LINE],
         "loader": [sha256_of(path) for path in programs],
+        **({"signed": [_SIGNED_CONFIG, _SIGNED_FOLDER]} if kind == SECURE_BOOT_DISK else {}),
     })  # fmt: skip
     path = (cache or disks_cache()) / f"{kind}-{identity[:16]}.img"
     if not path.is_file():
@@ -133,12 +150,13 @@ def _require(kind: str) -> list[Path]:
         "bios-grub-blind": [GRUB_FOLDER / "i386-pc" / "boot.img"],
         "uefi-grub": [GRUB_FOLDER / "x86_64-efi" / "kernel.img"],
         "systemd-boot": [SYSTEMD_BOOT],
+        SECURE_BOOT_DISK: [],
     }[kind]
     packages = {"i386-pc": "grub-pc-bin", "x86_64-efi": "grub-efi-amd64-bin", "efi": "systemd-boot-efi"}
     lacking |= {packages[path.parent.name] for path in wanted if not path.is_file()}
     if lacking:
         raise UsageError(f"not installed: {', '.join(sorted(lacking))}: ./setup --with-boot, or bench doctor --install")
-    return wanted
+    return wanted or list(obtain(SIGNED_PACKAGES).values())
 
 
 def _program(name: str) -> str | None:
@@ -187,6 +205,11 @@ def _make(kind: str, system: KnownGood, keys: bytes, work: Path) -> None:
     (work / "early.cfg").write_text(_EARLY_CONFIG)
     efi = work / "esp" / "EFI" / "BOOT"
     efi.mkdir(parents=True)
+    if kind == SECURE_BOOT_DISK:
+        _sign_posted(work / "esp")
+        _put(_fat(work / "esp", _ESP, work), disk, _ESP)
+        _put(_ext4(boot, work), disk, _BOOT)
+        return
     common = ("-c", work / "early.cfg", "-p", "/grub")
     if kind == "uefi-grub":
         _run("grub-mkimage", "-O", "x86_64-efi", *common, "-o", efi / "BOOTX64.EFI", *_GRUB_MODULES)
@@ -195,6 +218,19 @@ def _make(kind: str, system: KnownGood, keys: bytes, work: Path) -> None:
         _install_for_bios(disk, work / "core.img")
     _put(_fat(work / "esp", _ESP, work), disk, _ESP)
     _put(_btrfs(boot, work) if blind else _ext4(boot, work), disk, _BOOT)
+
+
+def _sign_posted(esp: Path) -> None:
+    """Debian's signed boot loaders, and the way from there to grub.cfg."""
+    debs = obtain(SIGNED_PACKAGES)
+    there = {name: content for package in SIGNED_PACKAGES for name, content in files_of(debs[package])}
+    for name, place in _SIGNED.items():
+        content = there.get(place)
+        if not isinstance(content, bytes):
+            raise LabError(f"Debian's packages have no {place} any more", component="mirror")
+        (esp / "EFI" / "BOOT" / name).write_bytes(content)
+    (esp / _SIGNED_FOLDER).mkdir()
+    (esp / _SIGNED_FOLDER / "grub.cfg").write_text(_SIGNED_CONFIG)
 
 
 def _partition(disk: Path, partitions: Mapping[int, tuple[tuple[int, int], str]]) -> None:
