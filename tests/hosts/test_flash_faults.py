@@ -131,7 +131,7 @@ def test_an_upload_that_was_cut_goes_on(one: Host, tmp_path: Path, proofs: Path)
     killed_at(one, HALF, load, proofs)
     loader = one.loader()
     loader.load(one.machine, load, one.there.power, steps.append)
-    (kernel, _) = [step for step in steps if step["step"] == "uploading"]
+    kernel = next(step for step in steps if step["step"] == "uploading")
     assert 0 < int(kernel["goes on at"]) <= int(kernel["bytes"]) // 2
     loader.fall_back(one.machine)
     one.is_as_it_was()

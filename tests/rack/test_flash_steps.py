@@ -112,6 +112,18 @@ class TestUpload:
         assert "goes on at" not in uploading
         assert (box.bench / IMAGE.name).read_bytes() == IMAGE.content
 
+    def test_a_part_that_grows_behind_our_back_is_begun_anew(self, box: Box) -> None:
+        """The one who was cut may still be writing: nobody has told its machine that the connection is gone."""
+        box.bench.mkdir()
+        part = box.bench / (IMAGE.name + PART)
+        part.write_bytes(IMAGE.content[:5000])
+        stored, steps = box.look().stored, list[Mapping[str, str]]()
+        part.write_bytes(IMAGE.content[:6000])
+        with box.ssh() as ssh:
+            upload(ssh, str(box.bench), IMAGE, steps.append, stored=stored)
+        assert [step.get("goes on at") for step in steps] == ["5000", None, None]
+        assert (box.bench / IMAGE.name).read_bytes() == IMAGE.content and not part.exists()
+
     def test_a_part_that_is_all_there_is_only_verified(self, box: Box) -> None:
         box.bench.mkdir()
         (box.bench / (IMAGE.name + PART)).write_bytes(IMAGE.content)

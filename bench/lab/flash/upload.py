@@ -23,6 +23,8 @@ HASH_DIGITS = 16
 PART = ".part"
 # Nothing is so slow that it takes not a byte in so long.
 STALL_S = 30.0
+# Exit code of what follows where a file has come whole and is another one.
+_OTHER = 4
 HASHING_S = 120.0
 
 
@@ -64,11 +66,14 @@ def upload(ssh: Ssh, folder: str, image: Image, note: Note, *, stored: Mapping[s
         note(_step("verified", image, begun, "was there already"))
         return path
     start = _resumed(image, stored.get(image.name + PART))
-    note({
-        "step": "uploading", "file": path, "bytes": str(len(image.content)),
-        **({"goes on at": str(start)} if start else {}),
-    })  # fmt: skip
-    _send(ssh, path, image, start)
+    if start:
+        note({"step": "uploading", "file": path, "bytes": str(len(image.content)), "goes on at": str(start)})
+        # The upload that was cut may have written more since it was looked at, if its end was not noticed there yet.
+        if not _sent(ssh, path, image, start, other_is_error=False):
+            start = 0
+    if not start:
+        note({"step": "uploading", "file": path, "bytes": str(len(image.content))})
+        _sent(ssh, path, image, 0)
     note(_step("verified", image, begun, f"uploaded from byte {start} on" if start else "uploaded"))
     return path
 
@@ -101,12 +106,14 @@ n=$(wc -c <"$part")
 [ "$n" -ge $total ] || { echo "$n of $total bytes came" >&2; exit 1; }
 s=$(sha256sum <"$part")
 s=${s%% *}
-[ "$s" = $expected ] || { rm -f "$part"; echo "SHA-256 there is ${s:-not to be had}, here $expected" >&2; exit 1; }
+[ "$s" = $expected ] || { rm -f "$part"; echo "SHA-256 there is ${s:-not to be had}, here $expected" >&2; exit 4; }
 mv -f "$part" "$whole" && sync "$folder"
 """
 
 
-def _send(ssh: Ssh, path: str, image: Image, start: int) -> None:
+def _sent(ssh: Ssh, path: str, image: Image, start: int, *, other_is_error: bool = True) -> bool:
+    """Send what is missing of `image`; whether it is then there. False, if that is not to be an error, if what has come
+    whole is another one."""
     values = {
         "folder": shlex.quote(path.rpartition("/")[0]), "part": shlex.quote(path + PART), "whole": shlex.quote(path),
         "start": start, "total": len(image.content), "expected": image.sha256,
@@ -114,6 +121,9 @@ def _send(ssh: Ssh, path: str, image: Image, start: int) -> None:
     head = "".join(f"{name}={value}\n" for name, value in values.items())
     content = image.content[start:]
     finished = ssh.run(PATH + head + _RECEIVE, stdin=content, timeout_s=HASHING_S, stall_s=STALL_S)
+    if finished.status == _OTHER and not other_is_error:
+        return False
     if finished.status:
         words = escape(finished.complaints[-300:].strip()) or f"exit code {finished.status}"
         raise LabError(f"{ssh.component}: {path}: {words}", component=ssh.component, witness=words)
+    return True
