@@ -146,6 +146,7 @@ class Machine:
 
 # Name of a step of loading: what the machine starts by itself has come up, and so not what was loaded.
 KNOWN_GOOD_INSTEAD = "the known-good system came up"
+STILL_UP = "the known-good system did not go down"
 
 
 class LabEventKind(StrEnum):

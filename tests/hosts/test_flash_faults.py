@@ -11,7 +11,7 @@ import pytest
 
 from bench.errors import LabError
 from bench.lab.flash import loader as flash_loader
-from bench.lab.flash import restart, upload
+from bench.lab.flash import lookout, restart, upload
 from bench.lab.flash.choose import FirstThatWorks
 from bench.lab.flash.kexec import KexecLoader
 from bench.lab.flash.plan import METHODS
@@ -21,6 +21,7 @@ from bench.lab.flash.refused import MethodRefused
 from bench.lab.flash.system import read_system
 from bench.lab.power import PowerState
 from bench.lab.ssh import SshError
+from bench.records import STILL_UP
 from tests.hosts.flashing import (
     HALF,
     QUIET_S,
@@ -109,8 +110,9 @@ def test_a_system_that_does_not_go_down_takes_the_one_shot_back(
 ) -> None:
     script = restart.script
     monkeypatch.setattr(restart, "script", lambda arming: script(arming, restart="true", latest_s=3))
-    loader = one.loader()
-    loader.load(one.machine, image(tmp_path, "good"), one.there.power, nothing)
+    monkeypatch.setattr(lookout, "DOWN_S", 3)
+    loader, steps = one.loader(), list[str]()
+    loader.load(one.machine, image(tmp_path, "good"), one.there.power, noting(steps))
     loader.starting(one.there.power).on()
     ssh, how = reach(one.machine, one.there.power, wait_s=one.wait_s)
     assert how["system"] == "was running"
@@ -120,6 +122,9 @@ def test_a_system_that_does_not_go_down_takes_the_one_shot_back(
         deadline = time.monotonic() + 60
         while METHODS[one.method].pending(ssh, system):
             assert time.monotonic() < deadline
+        while steps[-1] != STILL_UP:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     one.there.power.off()
     one.is_as_it_was()
     loader.fall_back(one.machine)

@@ -12,7 +12,7 @@ from bench.errors import LabError, UsageError
 from bench.lab.fingerprint import split_answers
 from bench.lab.flash import store
 from bench.lab.flash.guard import default_question, default_told, require_untouched
-from bench.lab.flash.lookout import Lookout
+from bench.lab.flash.lookout import DOWN_S, Lookout
 from bench.lab.flash.oneshot import PREFIX, Arming, Entry, OneShot, add
 from bench.lab.flash.proof import Proof, Proofs, key_of, prove
 from bench.lab.flash.reach import reach, switch_off
@@ -26,9 +26,6 @@ from bench.lab.load import Load, Loader, Note
 from bench.lab.power import Power
 from bench.lab.ssh import Ssh
 from bench.records import Machine
-
-# From the last answer of a system that restarts to the machine's reset; a longer one is not waited for.
-DOWN_S = 30.0
 
 
 @dataclass(frozen=True)
