@@ -107,7 +107,7 @@ def connected(access: SshAccess) -> Ssh:
 def switch_off(machine: Machine, ssh: Ssh, power: Power) -> Mapping[str, str]:
     """Have the system switch itself off; how it went off. Raises LabError if it does not."""
     begun = time.monotonic()
-    finished = ask(ssh, "sync; { sleep 1; poweroff; } >/dev/null 2>&1 </dev/null &")
+    finished = ask(ssh, "sync; { sleep 0.1 || sleep 1; poweroff; } >/dev/null 2>&1 </dev/null &")
     if finished.status:
         seen = escape((finished.output or finished.complaints)[-200:]) or "nothing"
         raise LabError(f"{machine.name}: cannot be switched off: {seen}", component="machine", witness=seen)
