@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -167,6 +169,13 @@ def broken_off(count: int) -> Callable[[paramiko.Channel, bytes, float], None]:
     return send
 
 
+def reads(path: Path, words: str) -> bool:
+    try:
+        return words.encode() in path.read_bytes()
+    except OSError:
+        return False
+
+
 def settled(path: Path) -> bool:
     """Nobody has it open any more."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
@@ -255,6 +264,20 @@ class TestRestart:
         with box.ssh() as ssh:
             restart.restart_into("box", ssh, added(box).arming)
         wait_for(lambda: box.next_entry() == "", "it is taken back")
+
+    def test_a_system_that_goes_down_is_not_kept_from_it(
+        self, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """systemd waits 90 s for what does not heed its signals."""
+        self.harmless(monkeypatch, f"touch {tmp_path}/restarted", 60)
+        with box.ssh() as ssh:
+            restart.restart_into("box", ssh, added(box).arming)
+        wait_for((tmp_path / "restarted").exists, "it restarts")
+        own = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if reads(path, f"{tmp_path}/restarted")]
+        assert own
+        for process in own:
+            os.kill(int(process.name), signal.SIGTERM)
+        wait_for(lambda: not any(process.exists() for process in own), "it has ended")
 
     @staticmethod
     def harmless(monkeypatch: pytest.MonkeyPatch, instead: str, latest_s: float) -> None:

@@ -21,8 +21,8 @@ ANSWER_S = 60.0
 # A system that is still there after so long will not go down; systemd waits 90 s for a service.
 LATEST_S = 120.0
 _SET = "bench: one-shot set"
-# Signals: those of a connection that breaks, and that of a system that goes down, where this has to stay to the last.
-# A write to a connection that is gone fails, and is not minded. The pause lets the answer out.
+# Until the restart has been asked for no signal is heeded, and a write to a connection that is gone may fail. From then
+# on the system's own are: systemd waits 90 s for a process that does not heed them. The pause lets the answer out.
 _SCRIPT = f"""
 trap '' HUP INT TERM PIPE
 ( setting ) >/dev/null
@@ -30,7 +30,12 @@ o=$(shown)
 [ "$o" = "$expected" ] || {{ clearing >/dev/null; printf %s "$o"; exit 1; }}
 echo '{_SET}'
 exec >/dev/null 2>&1 </dev/null
-{{ sleep 0.1 || sleep 1; restart; sleep $latest; [ "$(shown)" != "$expected" ] || clearing; }} &
+{{
+    sleep 0.1 || sleep 1
+    restart & trap - HUP INT TERM; wait $!
+    sleep $latest
+    [ "$(shown)" != "$expected" ] || clearing
+}} &
 """
 
 
