@@ -49,10 +49,8 @@ for o in "$v"/Boot{4 * _DIGIT}-{GLOBAL}; do echo "@option ${{o##*/}}"; show "${{
 
     def objections(self, system: System) -> list[str]:
         """See OneShot."""
-        if not system.uefi:
-            return ["the machine was not started by UEFI firmware"]
-        found = [] if system.efivars else ["UEFI variables cannot be written (efivarfs is not mounted read-write)"]
-        if system.esp is None:
+        found = efivarfs.objections(system)
+        if system.uefi and system.esp is None:
             found.append("no ESP is mounted at /boot/efi, /efi or /boot")
         return found
 

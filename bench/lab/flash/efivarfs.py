@@ -8,11 +8,23 @@ from __future__ import annotations
 import shlex
 
 from bench.lab.flash.oneshot import ask
-from bench.lab.flash.system import EFIVARS
+from bench.lab.flash.system import EFIVARS, System
 from bench.lab.ssh import Ssh
 
 # NON_VOLATILE, BOOTSERVICE_ACCESS, RUNTIME_ACCESS (UEFI 2.10, 8.2.1).
 ATTRIBUTES = 7
+
+
+def objections(system: System) -> list[str]:
+    """What is in the way of setting variables and deleting them again."""
+    if not system.uefi:
+        return ["the machine was not started by UEFI firmware"]
+    found = [] if system.efivars else ["UEFI variables cannot be written (efivarfs is not mounted read-write)"]
+    if missing := {"chattr", "dd", "od"} - system.tools:
+        found.append(
+            f"no {', '.join(sorted(missing))} on the machine: a variable could be set and not be deleted again"
+        )
+    return found
 
 
 def path(name: str) -> str:

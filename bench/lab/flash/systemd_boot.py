@@ -41,13 +41,13 @@ echo @entries; [ -z "$l" ] || ls "$l/loader/entries" | grep '^{PREFIX}'
 
     def objections(self, system: System) -> list[str]:
         """See OneShot."""
+        found = efivarfs.objections(system)
         if not system.uefi:
-            return ["the machine was not started by UEFI firmware"]
+            return found
         if not system.loader or not system.loader_info.startswith("systemd-boot"):
             return [
                 f"systemd-boot has not started this system ({system.loader_info or 'no boot loader says its name'})"
             ]
-        found = [] if system.efivars else ["UEFI variables cannot be written (efivarfs is not mounted read-write)"]
         default = default_entry(system)
         if not default:
             found.append(f"{system.loader}/loader/loader.conf names no default: a new entry might become it")
