@@ -202,10 +202,16 @@ def test_a_host_key_that_is_another_one_stops_it_before_any_byte(one: Host, tmp_
     )
 
 
-def test_a_grub_that_cannot_consume_is_found_before_the_first_flash_and_the_next_method_taken(tmp_path: Path) -> None:
-    machine = by("host-bios-grub", "grub", disk="bios-grub-blind")
+@pytest.mark.parametrize(("disk", "layers"), [("bios-grub-blind", ()), ("bios-grub-lvm", ("LVM bench-boot",))])
+def test_a_grub_that_cannot_consume_is_found_before_the_first_flash_and_the_next_method_taken(
+    disk: str, layers: tuple[str, ...], tmp_path: Path
+) -> None:
+    machine = by("host-bios-grub", "grub", disk=disk)
     proofs = Proofs(tmp_path / "proofs")
     with host(machine, "grub", tmp_path / "host", proofs) as one:
+        ssh, _ = reach(one.machine, one.there.power, wait_s=one.wait_s)
+        with ssh:
+            assert read_system(ssh).boot_layers == layers
         loader = one.loader()
         steps: list[str] = []
         with pytest.raises(MethodRefused, match="it was started, and is still set"):
