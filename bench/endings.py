@@ -12,6 +12,7 @@ from bench.parse.trace import TraceLog
 from bench.records import (
     KNOWN_GOOD_INSTEAD,
     PAYLOAD,
+    STILL_UP,
     Capture,
     Finding,
     LabEvent,
@@ -98,11 +99,16 @@ def unfinished(window: Window, prediction: Prediction, end: LabEvent | None) -> 
 
 
 def known_good_instead(number: int, capture: Capture) -> tuple[Verdict, Finding] | None:
-    """The machine's own system came up, and the window was not opened: the image was not started, or gave up."""
+    """The machine's own system came up, or stayed, and the window was not opened: the image was not started, or gave
+    up."""
     for event in capture.events:
         if event.kind is LabEventKind.LOADING and event.witness.get("step") == KNOWN_GOOD_INSTEAD:
             summary = "the machine's own system came up instead of the image, or after it had restarted the machine"
             return Verdict.MISS, Finding("boot loader", summary, window=number, witness=event.witness)
+    for event in capture.events:
+        if event.kind is LabEventKind.LOADING and event.witness.get("step") == STILL_UP:
+            summary = "the machine's own system did not go down when it was told to restart into the image"
+            return Verdict.MISS, Finding("machine", summary, window=number, witness=event.witness)
     return None
 
 

@@ -58,6 +58,9 @@ class HostFiles:
     """As in known_hosts."""
 
 
+SECURE_BOOT_DISK = "uefi-grub-signed"
+
+
 @dataclass(frozen=True)
 class VirtualHost:
     """A virtual machine that is like one in a rack: with a disk, a boot loader, a system of its own, a network card."""
@@ -70,6 +73,11 @@ class VirtualHost:
     """What loads the kernel where the network is the way."""
     files: HostFiles | None = None
     """None until they are made."""
+
+    @property
+    def secure_boot(self) -> bool:
+        """Whether its firmware starts only what Microsoft's or Debian's key has signed: its boot loader is."""
+        return self.disk == SECURE_BOOT_DISK
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,7 @@ class Machine:
 
 # Name of a step of loading: what the machine starts by itself has come up, and so not what was loaded.
 KNOWN_GOOD_INSTEAD = "the known-good system came up"
+STILL_UP = "the known-good system did not go down"
 
 
 class LabEventKind(StrEnum):

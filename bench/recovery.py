@@ -1,8 +1,8 @@
 """Bringing a machine of metal back: to its known-good system, with nothing of the bench's left to start.
 
-First as a run would leave it: off by its own switch, on, its system asked. If that fails and something cuts the mains,
-a second time after a cold start, which ends what survives a reset: a hung BMC, a card that firmware does not find
-again, microcode.
+First as a run would leave it: off by its own switch, on, its system asked. If that fails, a second time: what came up
+may have been an image that a one-shot had left, which is gone with that boot. Where something cuts the mains the second
+time is a cold start, which ends what survives a reset: a hung BMC, a card that firmware does not find again, microcode.
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ def recover(
     found = examine(
         machine, health, folder / "try-1", power=power, accept_drift=accept_drift, visit=withdraw, told=told
     )
-    if found.ok or not _has_mains(power):
+    if found.ok:
         return found
-    try:
-        told(Check("cold start", True, ", ".join(f"{k}: {v}" for k, v in power.cold_cycle().items())))
-    except LabError as error:
-        told(Check("cold start", False, str(error)))
-        return found
+    if _has_mains(power):
+        try:
+            told(Check("cold start", True, ", ".join(f"{k}: {v}" for k, v in power.cold_cycle().items())))
+        except LabError as error:
+            told(Check("cold start", False, str(error)))
+            return found
+    elif not set(machine.wiring.boot_methods) & set(METHODS):
+        return found  # what came up was no image that a one-shot had left
     return examine(machine, health, folder / "try-2", power=power, accept_drift=accept_drift, visit=withdraw, told=told)
 
 

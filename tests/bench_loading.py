@@ -1,8 +1,9 @@
 """What the bench adds to loading a machine: its time beside that of a bare recipe of the same steps, in one session.
 
-`nox -s bench`. The recipe is what a person would type: sftp, sha256sum, the loader's one-shot, power, and a look at the
-serial line. Both run on the same virtual machine with a disk, in turn, `ROUNDS` times each; what is compared is the
-median, from the moment when the known-good system answers to the payload's last record. No verdict hangs on it.
+`nox -s bench`. The recipe is what a person would type: sftp, sha256sum, the loader's one-shot, reboot (or kexec), and
+a look at the serial line. Both run on the same virtual machine with a disk, in turn, `ROUNDS` times each; what is
+compared is the median, from the moment when the known-good system answers to the payload's last record. No verdict
+hangs on it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from bench.hosts import with_files
 from bench.images import build_payload
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, boot
+from bench.lab.flash.load_option import LoadOption, file_on, gpt_partition
+from bench.lab.flash.system import EFIVARS, GLOBAL, LOADER
 from bench.lab.port import Port
 from bench.lab.virtual_host import Plugged, plugged
 from bench.records import Machine
@@ -31,6 +34,7 @@ from bench.script import render
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
+ABOUT = f"median of {ROUNDS}, from SSH to the last record"
 NONCE = 0x0123456789ABCDEF
 DONE = b" done "
 LIMITS = Limits(first_byte_s=120, silence_s=60, total_s=240)
@@ -41,8 +45,11 @@ menuentry bare --id bare {{
 }}
 """
 LOADER_ENTRY = "title bare\nlinux {kernel}\ninitrd {initrd}\n"
-# LoaderEntryOneShot: attributes, then the entry's name in UTF-16 (systemd, Boot Loader Interface).
-ONE_SHOT_VARIABLE = "/sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+# LoaderEntryOneShot: the entry's name in UTF-16 (systemd, Boot Loader Interface).
+ONE_SHOT_VARIABLE = f"{EFIVARS}/LoaderEntryOneShot-{LOADER}"
+# In front of a variable's value, in its file.
+ATTRIBUTES = (7).to_bytes(4, "little")
+WRITE = "dd of={} bs=4096 2>/dev/null; sync"
 
 
 class Recipe:
@@ -65,30 +72,54 @@ class Recipe:
         while not self.run("true"):
             time.sleep(0.2)
 
-    def put(self, **files: Path) -> None:
-        lines = "".join(f"put {path} /boot/{name}\n" for name, path in files.items())
+    def put(self, folder: str, **files: Path) -> None:
+        lines = "".join(f"put {path} {folder}/{name}\n" for name, path in files.items())
         subprocess.run(self._sftp, input=lines.encode(), capture_output=True, check=True, timeout=120)
-        assert self.run("cd /boot; sha256sum " + " ".join(files) + "; sync")
+        assert self.run(f"cd {folder}; sha256sum {' '.join(files)}; sync")
 
 
-def by_grub(recipe: Recipe) -> None:
+def by_grub(recipe: Recipe, there: Plugged) -> None:
+    del there
     entry = GRUB.format(kernel="/bare-kernel", initrd="/bare-initrd").encode()
     assert recipe.run("cat >/boot/grub/custom.cfg", data=entry)
     assert recipe.run("grub-editenv /boot/grub/grubenv set next_entry=bare; sync")
+    recipe.run("reboot")
 
 
-def by_systemd_boot(recipe: Recipe) -> None:
+def by_systemd_boot(recipe: Recipe, there: Plugged) -> None:
+    del there
     entry = LOADER_ENTRY.format(kernel="/bare-kernel", initrd="/bare-initrd").encode()
     assert recipe.run("cat >/boot/loader/entries/bare.conf; sync", data=entry)
-    value = (7).to_bytes(4, "little") + "bare.conf\0".encode("utf-16-le")
-    assert recipe.run(f"dd of={ONE_SHOT_VARIABLE} bs=4096 2>/dev/null; sync", data=value)
+    assert recipe.run(WRITE.format(ONE_SHOT_VARIABLE), data=ATTRIBUTES + "bare.conf\0".encode("utf-16-le"))
+    recipe.run("reboot")
 
 
-WAYS: dict[str, tuple[str, Callable[[Recipe], None]]] = {
-    "host-bios-grub": ("grub", by_grub),
-    "host-uefi-grub": ("grub", by_grub),
-    "host-systemd-boot": ("systemd-boot", by_systemd_boot),
-}
+def by_bootnext(recipe: Recipe, there: Plugged) -> None:
+    """With what efibootmgr would have found out about the ESP."""
+    assert there.disk is not None
+    with there.disk.open("rb") as disk:
+        esp = gpt_partition(disk.read(64 << 10), 512, 1)
+    words = "initrd=\\bare-initrd\0".encode("utf-16-le")
+    option = LoadOption("bare", file_on(esp, "/bare-kernel"), words).pack()
+    assert recipe.run(WRITE.format(f"{EFIVARS}/Boot00BE-{GLOBAL}"), data=ATTRIBUTES + option)
+    assert recipe.run(WRITE.format(f"{EFIVARS}/BootNext-{GLOBAL}"), data=ATTRIBUTES + b"\xbe\0")
+    recipe.run("reboot")
+
+
+def by_kexec(recipe: Recipe, there: Plugged) -> None:
+    del there
+    assert recipe.run("kexec -c -l /tmp/bare-kernel --initrd=/tmp/bare-initrd --command-line=")
+    recipe.run("{ sleep 0.1; kexec -e; } >/dev/null 2>&1 </dev/null &")
+
+
+# Machine, method, where a person would put the images, and what starts them.
+WAYS: tuple[tuple[str, str, str, Callable[[Recipe, Plugged], None]], ...] = (
+    ("host-bios-grub", "grub", "/boot", by_grub),
+    ("host-uefi-grub", "grub", "/boot", by_grub),
+    ("host-uefi-grub", "bootnext", "/boot/efi", by_bootnext),
+    ("host-systemd-boot", "systemd-boot", "/boot", by_systemd_boot),
+    ("host-bios-grub", "kexec", "/tmp", by_kexec),
+)
 
 
 @contextmanager
@@ -101,7 +132,7 @@ def heard(url: str) -> Iterator[bytearray]:
         port.close()
 
 
-def bare(machine: Machine, load: Load, set_up: Callable[[Recipe], None], folder: Path) -> float:
+def bare(machine: Machine, load: Load, place: str, start: Callable[[Recipe, Plugged], None], folder: Path) -> float:
     """The recipe, once; its seconds."""
     with plugged(machine, folder) as there, heard(there.machine.serial_url) as line:
         there.power.on()
@@ -110,11 +141,8 @@ def bare(machine: Machine, load: Load, set_up: Callable[[Recipe], None], folder:
         begun = time.monotonic()
         initrd = folder / "initrd"
         initrd.write_bytes(load.initrd)
-        recipe.put(**{"bare-kernel": load.kernel, "bare-initrd": initrd})
-        set_up(recipe)
-        recipe.run("poweroff")
-        there.power.off()
-        there.power.on()
+        recipe.put(place, **{"bare-kernel": load.kernel, "bare-initrd": initrd})
+        start(recipe, there)
         while DONE not in line:
             assert time.monotonic() - begun < LIMITS.total_s, bytes(line[-500:])
             time.sleep(0.01)
@@ -133,10 +161,11 @@ def by_bench(machine: Machine, load: Load, meta: dict[str, object], method: str,
     return float(next(e["at_s"] for e in events if e["kind"] == "marker")) - float(loading[-1])
 
 
-def measure(name: str, folder: Path) -> tuple[float, float]:
+def measure(
+    name: str, method: str, place: str, start: Callable[[Recipe, Plugged], None], folder: Path
+) -> tuple[float, float]:
     """Median seconds of the recipe and of the bench on machine `name`."""
     machine = with_files(load_inventory(ROOT)[name], ROOT)
-    method, set_up = WAYS[name]
     scenarios = load_scenarios(ROOT / "firmware-images" / "scenarios")
     windows, names, _ = offer(Order(machine, "v3.9", (scenarios["ping-pong"],)))
     load = Load(build_payload(ROOT).kernel, render(windows, nonce=NONCE), "")
@@ -144,17 +173,18 @@ def measure(name: str, folder: Path) -> tuple[float, float]:
                                "scenarios": {str(w.number): names[w.number] for w in windows}}  # fmt: skip
     recipe, bench = [], []
     for number in range(ROUNDS):
-        recipe.append(bare(machine, load, set_up, folder / f"{name}-bare-{number}"))
-        bench.append(by_bench(machine, load, meta, method, folder / f"{name}-bench-{number}"))
+        recipe.append(bare(machine, load, place, start, folder / f"{name}-{method}-bare-{number}"))
+        bench.append(by_bench(machine, load, meta, method, folder / f"{name}-{method}-bench-{number}"))
     return median(recipe), median(bench)
 
 
 def main() -> int:
-    print(f"{'machine':20} {'recipe':>8} {'bench':>8} {'ratio':>6}   median of {ROUNDS}, from SSH to the last record")
+    chosen = [way for way in WAYS if not sys.argv[1:] or {way[0], way[1]} & set(sys.argv[1:])]
+    print(f"{'machine':18} {'method':12} {'recipe':>8} {'bench':>8} {'ratio':>6}   {ABOUT}")
     with tempfile.TemporaryDirectory(prefix="bench-loading-") as folder:
-        for name in sys.argv[1:] or WAYS:
-            recipe, bench = measure(name, Path(folder))
-            print(f"{name:20} {recipe:6.1f} s {bench:6.1f} s {bench / recipe:6.2f}", flush=True)
+        for name, method, place, start in chosen:
+            recipe, bench = measure(name, method, place, start, Path(folder))
+            print(f"{name:18} {method:12} {recipe:6.1f} s {bench:6.1f} s {bench / recipe:6.2f}", flush=True)
     return 0
 
 

@@ -30,7 +30,7 @@ from bench.lab.flash.systemd_boot import SystemdBoot, default_entry
 from bench.lab.flash.upload import Image
 from bench.lab.load import AlreadyLoaded, Load, Loader, Note
 from bench.lab.power import Power, PowerState
-from bench.records import KNOWN_GOOD_INSTEAD, Capture, LabEvent, LabEventKind, Machine, Verdict
+from bench.records import KNOWN_GOOD_INSTEAD, STILL_UP, Capture, LabEvent, LabEventKind, Machine, Verdict
 
 MIB = 1 << 20
 MACHINE = Machine("box", 0x306C3, 4 << 30, 39, nx=True, la57=False, wiring=Wiring(boot_methods=("grub", "kexec")))
@@ -44,7 +44,7 @@ SYSTEM = System(
     secure_boot=False,
     lockdown="none",
     kexec_off=False,
-    tools=frozenset({"sha256sum", "sync", "grub-editenv", "kexec"}),
+    tools=frozenset({"sha256sum", "sync", "grub-editenv", "kexec", "chattr", "dd", "od"}),
     boot=Room("/dev/sda2", 100 * MIB, "/boot", "ext4"),
     esp=Room("/dev/sda1", 10 * MIB, "/boot/efi", "vfat"),
     boot_layers=(),
@@ -116,6 +116,7 @@ class TestRefusals:
             ({"uefi": False}, "not started by UEFI"),
             ({"loader_info": "GRUB 2.12"}, "GRUB 2.12"),
             ({"efivars": False}, "cannot be written"),
+            ({"tools": SYSTEM.tools - {"chattr"}}, "no chattr on the machine"),
             ({"loader_conf": "timeout 0"}, "names no default"),
             ({"loader_default": "@saved"}, "@saved"),
             ({"loader_conf": "default *"}, "a pattern"),
@@ -359,13 +360,19 @@ def test_an_image_is_named_by_its_content() -> None:
     assert one.name == "ca978112ca1bbdca.kernel" and one.name != other.name
 
 
-def test_the_machines_own_system_instead_of_the_image_is_a_miss_that_says_so() -> None:
+@pytest.mark.parametrize(
+    ("step", "component", "words"),
+    [(KNOWN_GOOD_INSTEAD, "boot loader", "own system came up"), (STILL_UP, "machine", "own system did not go down")],
+)
+def test_the_machines_own_system_instead_of_the_image_is_a_miss_that_says_so(
+    step: str, component: str, words: str
+) -> None:
     events = (
-        LabEvent(LabEventKind.LOADING, 1.0, 0, {"step": KNOWN_GOOD_INSTEAD, "boot id": "b"}),
+        LabEvent(LabEventKind.LOADING, 1.0, 0, {"step": step, "boot id": "b"}),
         LabEvent(LabEventKind.SILENCE, 9.0, 20),
     )
     text = b"Linux version 6.1.0 (known-good)\r\n"
     judgement = judge([Capture("c", text, events, "box", "06-3c-03", "linux", nonce=5, scenarios={0: "plain"})])
     (window,) = judgement.windows
     assert window.verdict is Verdict.MISS and window.finding is not None
-    assert window.finding.component == "boot loader" and "own system came up" in window.finding.summary
+    assert window.finding.component == component and words in window.finding.summary

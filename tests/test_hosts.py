@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 
 import paramiko
@@ -13,6 +14,7 @@ from bench.hosts import with_files
 from bench.images import disk
 from bench.images.disk import KINDS, build_disk
 from bench.images.known_good import KnownGood, _in_order, dropbear_key, keys_archive
+from bench.images.lvm import one_volume
 from bench.inventory import load_inventory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,3 +107,28 @@ def test_missing_programs_are_named_with_their_packages(tmp_path: Path, monkeypa
     monkeypatch.setattr(disk, "_program", lambda _: None)
     with pytest.raises(UsageError, match=r"not installed: .*gdisk.*mtools.*\./setup --with-boot"):
         build_disk("bios-grub", system, b"", cache=tmp_path)
+
+
+def test_a_logical_volume_is_as_large_as_whole_extents_allow() -> None:
+    volume = one_volume(2048 + 3 * 8192 + 5)
+    assert (len(volume.head), volume.sectors) == (2048 * 512, 3 * 8192)
+    assert volume.uuid == "LVM-" + "bench" + 27 * "g" + "bench" + 27 * "v"
+    label, header = volume.head[512:1024], volume.head[4096:4608]
+    # The same sums as LVM's own, calculated bit by bit.
+    assert struct.unpack_from("<I", label, 16)[0] == checksum(label[20:])
+    assert struct.unpack_from("<I", header)[0] == checksum(header[4:])
+    offset, size, of_text = struct.unpack_from("<QQI", header, 40)
+    text = volume.head[4096 + offset : 4096 + offset + size]
+    assert checksum(text) == of_text and text.endswith(b"\0")
+    for line in (b'id = "benchp-pppp-pppp-pppp-pppp-pppp-pppppp"', b"extent_count = 3\n", b"pe_start = 2048\n"):
+        assert line in text
+    assert label[32:64] == b"bench" + 27 * b"p"
+
+
+def checksum(data: bytes) -> int:
+    value = 0xF597A6CF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0xEDB88320 if value & 1 else 0)
+    return value

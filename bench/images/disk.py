@@ -4,8 +4,10 @@
 |---|---|---|
 | ``bios-grub`` | 1 ESP (unused), 2 /boot (ext4), 3 BIOS boot | GRUB in the gap and in partition 3 |
 | ``uefi-grub`` | 1 ESP, 2 /boot (ext4) | GRUB at the fallback path |
+| ``uefi-grub-signed`` | as uefi-grub | Debian's signed shim and GRUB; its firmware has Secure Boot on |
 | ``systemd-boot`` | 1 ESP, which is /boot | systemd-boot at the fallback path |
 | ``bios-grub-blind`` | as bios-grub, /boot is btrfs | GRUB, which cannot write there: a one-shot would boot for ever |
+| ``bios-grub-lvm`` | as bios-grub, /boot on a logical volume | the same |
 
 GRUB's configuration is that of Debian's grub-mkconfig as far as one-shots go: next_entry, saved_entry, custom.cfg.
 """
@@ -23,10 +25,14 @@ from pathlib import Path
 
 from bench.cache import cache_folder
 from bench.errors import LabError, UsageError
+from bench.images import lvm
 from bench.images.kernel_cache import hash_of
 from bench.images.kernel_source import sha256_of
 from bench.images.known_good import KnownGood
+from bench.images.lvm import one_volume
+from bench.images.packages import files_of, obtain
 from bench.initrd import FOLDER, entry
+from bench.records import SECURE_BOOT_DISK
 
 RECIPE = 1
 _SECTOR = 512
@@ -86,7 +92,20 @@ TOOLS: Mapping[str, str] = {
 }  # fmt: skip
 GRUB_FOLDER = Path("/usr/lib/grub")
 SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
-KINDS = ("bios-grub", "uefi-grub", "systemd-boot", "bios-grub-blind")
+KINDS = ("bios-grub", "uefi-grub", SECURE_BOOT_DISK, "systemd-boot", "bios-grub-blind", "bios-grub-lvm")
+# Name on the ESP → where it lies in Debian's packages.
+SIGNED_PACKAGES = ("shim-signed", "grub-efi-amd64-signed")
+_SIGNED = {
+    "BOOTX64.EFI": "usr/lib/shim/shimx64.efi.signed",
+    "grubx64.efi": "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
+}
+# Where the signed GRUB looks for its configuration; it loads no modules.
+_SIGNED_FOLDER = "EFI/debian"
+_SIGNED_CONFIG = f"""\
+search --no-floppy --label {_LABEL} --set=root
+set prefix=($root)/grub
+configfile $prefix/grub.cfg
+"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,7 @@ def build_disk(kind: str, system: KnownGood, keys: bytes, *, cache: Path | None 
         "recipe": RECIPE, "bytes": SIZE_BYTES, "kind": kind, "system": system.identity, "keys": keys.hex(),
         "texts": [_EARLY_CONFIG, _GRUB_CONFIG, _LOADER_CONFIG, _LOADER_ENTRY, COMMAND_LINE],
         "loader": [sha256_of(path) for path in programs],
+        **({"signed": [_SIGNED_CONFIG, _SIGNED_FOLDER]} if kind == SECURE_BOOT_DISK else {}),
     })  # fmt: skip
     path = (cache or disks_cache()) / f"{kind}-{identity[:16]}.img"
     if not path.is_file():
@@ -131,14 +151,16 @@ def _require(kind: str) -> list[Path]:
     wanted = {
         "bios-grub": [GRUB_FOLDER / "i386-pc" / "boot.img"],
         "bios-grub-blind": [GRUB_FOLDER / "i386-pc" / "boot.img"],
+        "bios-grub-lvm": [GRUB_FOLDER / "i386-pc" / "boot.img"],
         "uefi-grub": [GRUB_FOLDER / "x86_64-efi" / "kernel.img"],
         "systemd-boot": [SYSTEMD_BOOT],
+        SECURE_BOOT_DISK: [],
     }[kind]
     packages = {"i386-pc": "grub-pc-bin", "x86_64-efi": "grub-efi-amd64-bin", "efi": "systemd-boot-efi"}
     lacking |= {packages[path.parent.name] for path in wanted if not path.is_file()}
     if lacking:
         raise UsageError(f"not installed: {', '.join(sorted(lacking))}: ./setup --with-boot, or bench doctor --install")
-    return wanted
+    return wanted or list(obtain(SIGNED_PACKAGES).values())
 
 
 def _program(name: str) -> str | None:
@@ -159,11 +181,15 @@ def _run(*words: str | Path) -> None:
 
 def _make(kind: str, system: KnownGood, keys: bytes, work: Path) -> None:
     blind = kind == "bios-grub-blind"
+    volume = one_volume(_sectors(_BOOT)) if kind == "bios-grub-lvm" else None
     disk, boot = work / "disk", work / "boot"
     boot.mkdir()
     shutil.copyfile(system.kernel, boot / "vmlinuz")
     if blind:
         keys += entry("etc", mode=FOLDER) + entry("etc/boot-fs", b"btrfs\n") + entry("TRAILER!!!", mode=0)
+    if volume is not None:
+        told = f"{lvm.GROUP}-{lvm.VOLUME} {volume.uuid}\n{volume.sectors} {lvm.FIRST}\n"
+        keys += entry("etc", mode=FOLDER) + entry("etc/boot-volume", told.encode()) + entry("TRAILER!!!", mode=0)
     initrd = system.initrd.read_bytes()
     (boot / "initrd").write_bytes(initrd + bytes(-len(initrd) % 4) + keys)
     with disk.open("wb") as file:
@@ -180,21 +206,46 @@ def _make(kind: str, system: KnownGood, keys: bytes, work: Path) -> None:
         shutil.copyfile(SYSTEMD_BOOT, efi / "BOOTX64.EFI")
         _put(_fat(boot, _WHOLE, work), disk, _WHOLE)
         return
-    _partition(disk, {3: (_BIOS_BOOT, "ef02"), 1: (_ESP, "ef00"), 2: (_BOOT, "8300")})
+    _partition(disk, {3: (_BIOS_BOOT, "ef02"), 1: (_ESP, "ef00"), 2: (_BOOT, "8300" if volume is None else "8e00")})
     (boot / "grub").mkdir()
     (boot / "grub" / "grub.cfg").write_text(_GRUB_CONFIG % words)
     _run("grub-editenv", boot / "grub" / "grubenv", "create")
     (work / "early.cfg").write_text(_EARLY_CONFIG)
     efi = work / "esp" / "EFI" / "BOOT"
     efi.mkdir(parents=True)
+    if kind == SECURE_BOOT_DISK:
+        _sign_posted(work / "esp")
+        _put(_fat(work / "esp", _ESP, work), disk, _ESP)
+        _put(_ext4(boot, work), disk, _BOOT)
+        return
     common = ("-c", work / "early.cfg", "-p", "/grub")
     if kind == "uefi-grub":
         _run("grub-mkimage", "-O", "x86_64-efi", *common, "-o", efi / "BOOTX64.EFI", *_GRUB_MODULES)
     else:
-        _run("grub-mkimage", "-O", "i386-pc", *common, "-o", work / "core.img", *_GRUB_MODULES, "biosdisk")
+        modules = (*_GRUB_MODULES, "biosdisk", *(("lvm",) if volume is not None else ()))
+        _run("grub-mkimage", "-O", "i386-pc", *common, "-o", work / "core.img", *modules)
         _install_for_bios(disk, work / "core.img")
     _put(_fat(work / "esp", _ESP, work), disk, _ESP)
+    if volume is not None:
+        (work / "head").write_bytes(volume.head)
+        _put(work / "head", disk, _BOOT)
+        inside = (_BOOT[0] + lvm.FIRST, _BOOT[0] + lvm.FIRST + volume.sectors - 1)
+        _put(_ext4(boot, work, inside), disk, inside)
+        return
     _put(_btrfs(boot, work) if blind else _ext4(boot, work), disk, _BOOT)
+
+
+def _sign_posted(esp: Path) -> None:
+    """Debian's signed boot loaders, and the way from there to grub.cfg."""
+    debs = obtain(SIGNED_PACKAGES)
+    there = {name: content for package in SIGNED_PACKAGES for name, content in files_of(debs[package])}
+    for name, place in _SIGNED.items():
+        content = there.get(place)
+        if not isinstance(content, bytes):
+            raise LabError(f"Debian's packages have no {place} any more", component="mirror")
+        (esp / "EFI" / "BOOT" / name).write_bytes(content)
+    (esp / _SIGNED_FOLDER).mkdir()
+    (esp / _SIGNED_FOLDER / "grub.cfg").write_text(_SIGNED_CONFIG)
 
 
 def _partition(disk: Path, partitions: Mapping[int, tuple[tuple[int, int], str]]) -> None:
@@ -219,9 +270,9 @@ def _fat(tree: Path, place: tuple[int, int], work: Path) -> Path:
     return image
 
 
-def _ext4(tree: Path, work: Path) -> Path:
+def _ext4(tree: Path, work: Path, place: tuple[int, int] = _BOOT) -> Path:
     image = work / "ext4"
-    size = f"{_sectors(_BOOT) // 2}k"
+    size = f"{_sectors(place) // 2}k"
     identity = "00000000-0000-4000-8000-000000000b00"
     extended = f"root_owner=0:0,hash_seed={identity}"
     _run("mkfs.ext4", "-q", "-F", "-L", _LABEL, "-U", identity, "-d", tree, "-E", extended, image, size)

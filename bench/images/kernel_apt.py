@@ -158,8 +158,9 @@ class Apt:
     def depends(self, package: str, version: str) -> list[str]:
         """Names of the packages that this version of `package` depends on, alternatives left out."""
         said = self._run("apt-cache", "show", f"{package}={version}")
-        line = next((line for line in said.splitlines() if line.startswith("Depends:")), "Depends:")
-        wanted = (each.split("|")[0].strip() for each in line.removeprefix("Depends:").split(","))
+        fields = (line.partition(":") for line in said.splitlines())
+        texts = [text for name, _, text in fields if name in ("Depends", "Pre-Depends")]
+        wanted = (each.split("|")[0].strip() for text in texts for each in text.split(","))
         return [each.split()[0] for each in wanted if each]
 
     def download(self, package: str, version: str, to: Path) -> Path:

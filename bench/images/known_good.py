@@ -31,7 +31,15 @@ from bench.initrd import FOLDER, LINK, PROGRAM, REGULAR, entry
 RECIPE = 1
 SOURCES = Path("firmware-images") / "known-good"
 KERNEL = "debian-cloud-6.1"
-PACKAGES = ("busybox-static", "dropbear-bin", "openssh-sftp-server", "kexec-tools", "grub-common")
+PACKAGES = (
+    "busybox-static",
+    "dropbear-bin",
+    "openssh-sftp-server",
+    "kexec-tools",
+    "grub-common",
+    "dmsetup",
+    "e2fsprogs",
+)
 # Where each program lies in its package, the names of Debian 12 and 13, and where it goes.
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "bin/busybox": ("bin/busybox", "usr/bin/busybox"),
@@ -39,12 +47,15 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "usr/lib/sftp-server": ("usr/lib/openssh/sftp-server", "usr/lib/sftp-server"),
     "sbin/kexec": ("sbin/kexec", "usr/sbin/kexec"),
     "usr/bin/grub-editenv": ("usr/bin/grub-editenv",),
+    "sbin/dmsetup": ("sbin/dmsetup", "usr/sbin/dmsetup"),
+    # Without it no variable of a boot loader's can be deleted again; Debian's busybox has none.
+    "usr/bin/chattr": ("usr/bin/chattr",),
 }
 MODULES = (
     "virtio_pci", "virtio_blk", "virtio_net", "ext4", "vfat", "nls_cp437", "nls_ascii", "efivarfs", "msr", "cpuid",
 )  # fmt: skip
-# Loaded only where /boot is one.
-FILE_SYSTEMS = ("btrfs",)
+# Loaded only where /boot is one, or lies on one.
+FILE_SYSTEMS = ("btrfs", "dm_mod")
 LOADER = "ld-linux-x86-64.so.2"
 _LIBRARIES = "lib/x86_64-linux-gnu"
 _DEPENDS = re.compile(rb"(?:^|\0)depends=([^\0]*)\0")
@@ -240,9 +251,9 @@ def _archive(tree: Mapping[str, bytes | str], programs: Iterable[str]) -> bytes:
 
 # Of Debian's busybox, what init and whoever logs in may use.
 APPLETS = (
-    "ash", "awk", "base64", "basename", "blkid", "cat", "chattr", "chmod", "cmp", "cp", "cut", "date", "dd", "df",
+    "ash", "awk", "base64", "basename", "blkid", "cat", "chmod", "cmp", "cp", "cut", "date", "dd", "df",
     "dirname", "dmesg", "du", "echo", "env", "expr", "false", "find", "free", "grep", "head", "hexdump", "hostname",
-    "hwclock", "id", "ifconfig", "insmod", "ip", "kill", "ln", "ls", "lsattr", "lsmod", "md5sum", "mkdir", "mkfifo",
+    "hwclock", "id", "ifconfig", "insmod", "ip", "kill", "ln", "ls", "lsmod", "md5sum", "mkdir", "mkfifo",
     "mknod", "mktemp", "mount", "mountpoint", "mv", "nc", "nproc", "od", "paste", "ping", "printf", "ps", "pwd",
     "readlink", "realpath", "reset", "rm", "rmdir", "rmmod", "sed", "seq", "sh", "sha256sum", "sleep", "sort",
     "stat", "stty", "sync", "tail", "tar", "tee", "test", "timeout", "touch", "tr", "true", "tty", "udhcpc",

@@ -42,17 +42,24 @@ QEMU_CPUS: Mapping[str, tuple[int, int]] = {
     "Snowridge": (6, 134),
     "KnightsMill": (6, 133),
 }
-HostDisk = Literal["bios-grub", "uefi-grub", "systemd-boot", "bios-grub-blind", "none"]
+HostDisk = Literal[
+    "bios-grub", "uefi-grub", "uefi-grub-signed", "systemd-boot", "bios-grub-blind", "bios-grub-lvm", "none"
+]  # fmt: skip
 HostMethod = Literal["grub", "systemd-boot", "bootnext", "kexec", "pxe"]
 # What each disk can be started with, and the firmware that it is for.
 _METHODS_OF_DISK: Mapping[str, tuple[str, ...]] = {
     "bios-grub": ("grub", "kexec"),
     "bios-grub-blind": ("grub", "kexec"),
+    "bios-grub-lvm": ("grub", "kexec"),
     "uefi-grub": ("grub", "bootnext", "kexec"),
+    "uefi-grub-signed": ("grub", "bootnext", "kexec"),
     "systemd-boot": ("systemd-boot", "bootnext", "kexec"),
     "none": (),
 }
-_FIRMWARE_OF_DISK = {"bios-grub": "bios", "bios-grub-blind": "bios", "uefi-grub": "uefi", "systemd-boot": "uefi"}
+_FIRMWARE_OF_DISK = {
+    "bios-grub": "bios", "bios-grub-blind": "bios", "bios-grub-lvm": "bios",
+    "uefi-grub": "uefi", "uefi-grub-signed": "uefi", "systemd-boot": "uefi",
+}  # fmt: skip
 # -cpu properties that follow from the machine's own keys, so that the two can never disagree.
 _DERIVED = {"stepping": "signature", "phys-bits": "maxphyaddr", "nx": "nx", "la57": "la57"}
 

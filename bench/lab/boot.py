@@ -194,8 +194,8 @@ def _boot_metal(
         limit_bytes=limits.max_bytes,
         reconnect_s=metal.RECONNECT_S,
     )
-    with capture, metal.loaded(machine, load, power, loader, capture):
-        attend(capture, power, limits, name=machine.name, progress=progress, cancel=cancel)
+    with capture, metal.loaded(machine, load, power, loader, capture) as switch:
+        attend(capture, switch, limits, name=machine.name, progress=progress, cancel=cancel)
     return folder
 
 

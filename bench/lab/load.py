@@ -41,7 +41,7 @@ Note = Callable[[Mapping[str, str]], None]
 
 
 class Loader(ABC):
-    """Has a machine of metal start a load at its next power-on, and only then.
+    """Has a machine of metal start a load at its next start, and only then.
 
     All calls are bounded in time and raise LabError. `fall_back` is called whatever happened, `load` failing
     included, and after it the machine's next unattended boot is its known-good system.
@@ -52,10 +52,15 @@ class Loader(ABC):
 
     @abstractmethod
     def load(self, machine: Machine, load: Load, power: Power, note: Note) -> Mapping[str, str]:
-        """Prepare the next power-on, using `power` as needed; the machine may be on or off now and afterwards.
+        """Prepare the next start, using `power` as needed; the machine may be on or off now and afterwards.
 
         Returns the witness of it. Steps, those that follow while the machine boots among them, go to `note`.
         """
+
+    def starting(self, power: Power) -> Power:
+        """What starts the load once `load` has returned, by its `on`: `power`, unless the machine is to restart itself,
+        and may be on until then."""
+        return power
 
     @abstractmethod
     def fall_back(self, machine: Machine) -> Mapping[str, str]:

@@ -14,6 +14,7 @@ from bench.lab.flash.plan import METHODS
 from bench.lab.flash.reach import SYSTEM_S
 from bench.lab.load import AlreadyLoaded, Load, Loader
 from bench.lab.net.loader import NetLoader
+from bench.lab.power import Power
 from bench.lab.power.failure import Failure, PowerError
 from bench.lab.power.switched import SwitchedPower
 from bench.records import LabEventKind, Machine
@@ -67,10 +68,11 @@ def post_s(machine: Machine) -> float:
 @contextmanager
 def loaded(
     machine: Machine, load: Load, power: SwitchedPower, loader: Loader, capture: CaptureWriter
-) -> Iterator[None]:
-    """Have `machine` off, with `load` to be started at the next power-on; what was prepared is withdrawn at the end.
+) -> Iterator[Power]:
+    """Have `machine` with `load` ready, to be started by the power that this gives; all is withdrawn at the end.
 
-    Raises LabError, with the machine as it was found or off.
+    The machine is off, unless its own system is to restart it. Raises LabError, with the machine as it was found or
+    off.
     """
 
     def note(step: Mapping[str, str]) -> None:
@@ -78,8 +80,10 @@ def loaded(
 
     try:
         capture.event(LabEventKind.LOADED, loader.load(machine, load, power, note))
-        capture.event(LabEventKind.POWER_OFF, _off_and_silent(power, capture))
-        yield
+        starting = loader.starting(power)
+        if starting is power:
+            capture.event(LabEventKind.POWER_OFF, _off_and_silent(power, capture))
+        yield starting
     finally:
         capture.event(LabEventKind.RESTORED, loader.fall_back(machine))
 

@@ -31,7 +31,9 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 COMPONENT = "SSH"
 CONNECT_S = 15.0
 OUTPUT_BYTES = 1 << 20
-_POLL_S = 0.02
+# How often an answer is looked for, at first and at last.
+_POLL_S = (0.001, 0.02)
+_CHUNK_BYTES = 32 << 10
 
 
 class SshError(LabError):
@@ -53,47 +55,6 @@ class Finished:
     complaints: bytes
 
 
-class Sftp:
-    """The files of a host, over one channel."""
-
-    def __init__(self, client: paramiko.SFTPClient, component: str) -> None:
-        self._client = client
-        self._component = component
-
-    @contextmanager
-    def writing(self, path: str) -> Iterator[SftpFile]:
-        """A new file to write to. Raises LabError if the host refuses."""
-        refused = "cannot be written"
-        try:
-            # Not pipelined: paramiko then drops what the server says of writes that fail.
-            with self._client.open(path, "wb") as file:
-                yield SftpFile(file)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            # What the server says of its disk; a connection that breaks is none of these.
-            if isinstance(error, ConnectionError | EOFError) or "closed" in str(error).lower():
-                raise
-            # SSH_FX_FAILURE, which has no words of its own: no room is among its reasons.
-            words = escape(str(error).encode()).replace("Failure", "failure, such as a full disk")
-            raise LabError(
-                f"{self._component}: {escape(path.encode())} {refused}: {words}",
-                component=self._component,
-                witness=words,
-            ) from error
-
-
-class SftpFile:
-    """A file that is being written."""
-
-    def __init__(self, file: paramiko.SFTPFile) -> None:
-        self._file = file
-
-    def write(self, data: bytes) -> None:
-        """Send the next bytes. Raises OSError, TimeoutError."""
-        self._file.write(data)
-
-
 class Ssh:
     """An open connection; close it, or use it in a `with`.
 
@@ -102,6 +63,8 @@ class Ssh:
 
     def __init__(self, access: SshAccess, *, timeout_s: float = CONNECT_S) -> None:
         self.component = f"{COMPONENT} {access.host}"
+        self.round_trips = 0
+        """Commands so far."""
         self._access = access
         key_type, key = pinned(access.host_key)
         name = access.host if access.port == 22 else f"[{access.host}]:{access.port}"
@@ -157,16 +120,21 @@ class Ssh:
             f"{self.component}: {safe}", trouble, component=self.component, witness=escape(witness.encode())
         )
 
-    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"") -> Finished:
+    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", stall_s: float = 0.0) -> Finished:
         """Run `command` by the user's login shell, all in `timeout_s`; output beyond 1 MiB is thrown away.
 
-        Raises SshError if it does not end in time or the connection breaks.
+        `stall_s`: `stdin` may take as long as it likes, but not so long without a byte being taken; `timeout_s` begins
+        behind it. Raises SshError if the command does not end in time or the connection breaks.
         """
+        self.round_trips += 1
         deadline = time.monotonic() + timeout_s
         try:
             with self._channel(timeout_s) as channel:
                 channel.exec_command(command)
-                if stdin:
+                if stall_s:
+                    _send(channel, stdin, stall_s)
+                    deadline = time.monotonic() + timeout_s
+                elif stdin:
                     channel.sendall(stdin)
                 channel.shutdown_write()
                 return self._attend(channel, command, deadline, timeout_s)
@@ -176,24 +144,6 @@ class Ssh:
             words = f"{type(error).__name__}: {error}"
             trouble = "hangs" if "Timeout" in words else "unreachable"
             raise self._failed(f"`{command}`: {words}", trouble, words) from error
-
-    @contextmanager
-    def sftp(self, *, timeout_s: float) -> Iterator[Sftp]:
-        """The machine's files; no single answer may take longer than `timeout_s`. Raises SshError."""
-        try:
-            with self._channel(timeout_s) as channel:
-                channel.invoke_subsystem("sftp")
-                yield Sftp(paramiko.SFTPClient(channel), self.component)
-                # Dropbear (2022.83) loses the connection if a channel is closed before its program has ended.
-                channel.shutdown_write()
-                deadline = time.monotonic() + timeout_s
-                while not channel.closed and time.monotonic() < deadline:
-                    time.sleep(_POLL_S)
-        except TimeoutError as error:
-            raise self._failed(f"SFTP: no answer within {timeout_s:g} s", "hangs", str(error)) from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            words = f"{type(error).__name__}: {error}"
-            raise self._failed(f"SFTP: {words}", "unreachable", words) from error
 
     @contextmanager
     def _channel(self, timeout_s: float) -> Iterator[paramiko.Channel]:
@@ -209,6 +159,7 @@ class Ssh:
 
     def _attend(self, channel: paramiko.Channel, command: str, deadline: float, timeout_s: float) -> Finished:
         output, complaints = bytearray(), bytearray()
+        pause_s = _POLL_S[0]
         while True:
             # Read the flag first: what came before it was set is then still read.
             ended = channel.exit_status_ready()
@@ -218,12 +169,15 @@ class Ssh:
                 complaints += channel.recv_stderr(1 << 16)
             del output[OUTPUT_BYTES:], complaints[OUTPUT_BYTES:]
             if ended and (channel.eof_received or channel.closed):
+                # A command that a signal has ended and a connection that broke are told apart by what is left of it.
+                transport = channel.get_transport()
+                if channel.exit_status == -1 and not (transport and transport.is_active()):
+                    raise EOFError("the connection broke")
                 return Finished(channel.exit_status, bytes(output), bytes(complaints))
-            if channel.closed:
-                raise EOFError("the connection broke")
             if time.monotonic() > deadline:
                 raise self._late(command, timeout_s)
-            time.sleep(_POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_S[1])
 
     def _late(self, command: str, timeout_s: float) -> SshError:
         words = f"no end within {timeout_s:g} s"
@@ -240,6 +194,19 @@ class Ssh:
         self.close()
 
 
+def _send(channel: paramiko.Channel, content: bytes, stall_s: float) -> None:
+    """Feed a command that may end before it has taken all. Raises TimeoutError."""
+    at, taken = 0, time.monotonic()
+    channel.settimeout(_POLL_S[1])
+    while at < len(content) and not channel.exit_status_ready():
+        try:
+            at += channel.send(content[at : at + _CHUNK_BYTES])
+            taken = time.monotonic()
+        except TimeoutError:
+            if time.monotonic() - taken > stall_s:
+                raise
+
+
 def pinned(host_key: str) -> tuple[str, paramiko.PKey]:
     """Type and key of a pinned host key in the form of known_hosts. Raises UsageError if it is none."""
     words = host_key.split()
@@ -249,6 +216,16 @@ def pinned(host_key: str) -> tuple[str, paramiko.PKey]:
         return words[0], paramiko.PKey.from_type_string(words[0], base64.b64decode(words[1], validate=True))
     except (ValueError, binascii.Error, paramiko.SSHException, UnknownKeyType) as error:
         raise UsageError(f"host_key {host_key!r}: not a host key: {error}; `ssh-keyscan HOST` shows it") from error
+
+
+def greets(host: str, port: int, *, timeout_s: float) -> bool:
+    """Whether an SSH server says its name there in time. A forwarded port takes connections although nobody listens."""
+    try:
+        with socket.create_connection((host, port), timeout_s) as one:
+            one.settimeout(timeout_s)
+            return one.recv(4) == b"SSH-"
+    except OSError:
+        return False
 
 
 def port_open(host: str, port: int, *, timeout_s: float) -> bool:

@@ -41,6 +41,11 @@ UEFI_FILES = (
         Path("/usr/share/edk2/ovmf/OVMF_VARS.fd"),
     ),
 )
+# With Microsoft's and Debian's keys in its variables; it wants a chipset with system management mode.
+SECURE_FILES = (
+    (Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"), Path("/usr/share/OVMF/OVMF_CODE.secboot.fd")),
+    (Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd"), Path("/usr/share/OVMF/OVMF_VARS.ms.fd")),
+)
 # From here on the SMBIOS 2 tables, one record for each 16 GiB, outgrow their 64 KiB.
 BIG_MEMORY_BYTES = 1 << 40
 # sizeof(sockaddr_un.sun_path) is 108 with the terminating zero.
@@ -123,7 +128,9 @@ def machine_options(machine: Machine) -> list[str]:
             *spec.properties,
         )
     )
-    options = "pc,memory-backend=memory,usb=off,vmport=off,hpet=off"
+    secure = spec.host is not None and spec.host.secure_boot
+    chipset = "q35,smm=on" if secure else "pc"
+    options = f"{chipset},memory-backend=memory,usb=off,vmport=off,hpet=off"
     if machine.memory_bytes >= BIG_MEMORY_BYTES:
         options += ",smbios-entry-point-type=64"
     return [
@@ -133,7 +140,8 @@ def machine_options(machine: Machine) -> list[str]:
         *("-object", f"memory-backend-ram,id=memory,size={machine.memory_bytes},reserve=off"),
         *("-m", f"{machine.memory_bytes >> 20}M"),
         # So that it could sleep, OVMF keeps the MiB behind 8 MiB for itself, where kernels and windows may be loaded.
-        *(("-global", "PIIX4_PM.disable_s3=1") if spec.firmware == "uefi" else ()),
+        *(("-global", f"{'ICH9-LPC' if secure else 'PIIX4_PM'}.disable_s3=1") if spec.firmware == "uefi" else ()),
+        *(("-global", "driver=cfi.pflash01,property=secure,value=on") if secure else ()),
     ]
 
 
@@ -153,14 +161,15 @@ def qemu_command(machine: Machine, load: Load, *, serial_path: Path, witness: bo
     return command
 
 
-def firmware_files() -> tuple[Path, Path]:
+def firmware_files(*, secure_boot: bool = False) -> tuple[Path, Path]:
     """Code of UEFI firmware and the template of its variables. Raises LabError if it is not installed."""
-    code, variables = (next((p for p in paths if p.is_file()), None) for paths in UEFI_FILES)
+    files = SECURE_FILES if secure_boot else UEFI_FILES
+    code, variables = (next((p for p in paths if p.is_file()), None) for paths in files)
     if code is None or variables is None:
         raise LabError(
             "no UEFI firmware for virtual machines is installed: bench doctor --install, or apt-get install ovmf",
             component="QEMU",
-            witness=f"neither of {', '.join(map(str, UEFI_FILES[0]))}",
+            witness=f"neither of {', '.join(map(str, files[0]))}",
         )
     return code, variables
 

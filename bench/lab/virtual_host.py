@@ -55,7 +55,7 @@ def plugged(machine: Machine, folder: Path, *, network: Sequence[str] | None = N
     folder.mkdir(parents=True, exist_ok=True)
     with socket_folder() as own:
         disk = _own_disk(host.files, own)
-        variables = _own_variables(own) if spec.firmware == "uefi" else None
+        files = firmware_files(secure_boot=host.secure_boot) if spec.firmware == "uefi" else None
         port = _free_port()
         access = SshAccess("127.0.0.1", "root", host.files.host_key, port, str(host.files.key_file))
         mac = machine.wiring.mac or MAC
@@ -65,7 +65,7 @@ def plugged(machine: Machine, folder: Path, *, network: Sequence[str] | None = N
             *machine_options(machine),
             *("-chardev", f"pipe,id=serial,path={own / 'serial'}", "-serial", "chardev:serial"),
             *(_disk_options(disk) if disk is not None else ()),
-            *(_firmware_options(variables) if variables is not None else ()),
+            *(_firmware_options(files[0], Path(shutil.copyfile(files[1], own / "variables"))) if files else ()),
             *network,
             *("-device", _card(host, spec.firmware, mac)),
             *("-device", "virtio-rng-pci"),
@@ -103,18 +103,12 @@ def _own_disk(files: HostFiles, own: Path) -> Path | None:
     return target
 
 
-def _own_variables(own: Path) -> Path:
-    _, template = firmware_files()
-    return Path(shutil.copyfile(template, own / "variables"))
-
-
 def _disk_options(disk: Path) -> list[str]:
     # What the guest has synced survives the end of QEMU's process, as it survives a power cut on metal.
     return ["-drive", f"if=none,id=disk,format=raw,file={disk}", "-device", "virtio-blk-pci,drive=disk,bootindex=2"]
 
 
-def _firmware_options(variables: Path) -> list[str]:
-    code, _ = firmware_files()
+def _firmware_options(code: Path, variables: Path) -> list[str]:
     return [
         *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
         *("-drive", f"if=pflash,unit=1,format=raw,file={variables}"),

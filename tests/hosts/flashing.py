@@ -11,18 +11,24 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import paramiko
+import pytest
+
 from bench.hosts import with_files
 from bench.images import build_payload
 from bench.inventory import load_inventory
+from bench.lab import ssh
 from bench.lab.capture import CaptureWriter
+from bench.lab.flash import restart
 from bench.lab.flash.guard import read_default
+from bench.lab.flash.kexec import KexecLoader
 from bench.lab.flash.loader import FlashLoader
 from bench.lab.flash.oneshot import said
 from bench.lab.flash.plan import METHODS
 from bench.lab.flash.proof import Proofs
-from bench.lab.flash.reach import reach
+from bench.lab.flash.reach import SYSTEM_S, reach
 from bench.lab.flash.system import read_system
-from bench.lab.load import Load
+from bench.lab.load import Load, Loader, Note
 from bench.lab.metal import system_s
 from bench.lab.power import Power, PowerState
 from bench.lab.virtual_host import Plugged, plugged
@@ -73,18 +79,18 @@ class Host:
 
     def run(self, command: str) -> str:
         """On its own system, which is started if it has to be."""
-        ssh, _ = reach(self.machine, self.there.power, wait_s=self.wait_s)
-        with ssh:
-            return said(ssh, command)
+        line, _ = reach(self.machine, self.there.power, wait_s=self.wait_s)
+        with line:
+            return said(line, command)
 
     def is_as_it_was(self) -> str:
         """Its own system answers, nothing is set for the next boot, the default is untouched; its boot id."""
-        ssh, _ = reach(self.machine, self.there.power, wait_s=self.wait_s)
-        with ssh:
-            system = read_system(ssh)
+        line, _ = reach(self.machine, self.there.power, wait_s=self.wait_s)
+        with line:
+            system = read_system(line)
             assert "bench" not in system.command_line
-            assert METHODS[self.method].pending(ssh, system) == ""
-            assert read_default(ssh, system) == self.default
+            assert METHODS[self.method].pending(line, system) == ""
+            assert read_default(line, system) == self.default
             return system.boot_id
 
 
@@ -95,9 +101,9 @@ def host(machine: Machine, method: str, folder: Path, proofs: Proofs) -> Iterato
         CaptureWriter(folder / "capture", url=there.machine.serial_url, info={"machine": machine.name}) as capture,
     ):
         one = Host(there, capture, method, proofs, {})
-        ssh, _ = reach(there.machine, there.power, wait_s=one.wait_s)
-        with ssh:
-            one.default = read_default(ssh, read_system(ssh))
+        line, _ = reach(there.machine, there.power, wait_s=one.wait_s)
+        with line:
+            one.default = read_default(line, read_system(line))
         yield one
         there.power.off()
 
@@ -136,20 +142,47 @@ class _Far(Power):
         return PowerState(self._ask("state")["state"])
 
 
+HALF, SENT = "half of it sent", "the command that restarts sent"
+
+
 def _controller(line: Connection, method: str, machine: Machine, load: Load, proofs: Path, wait_s: float) -> None:
+    """Loads and starts, and waits at each step: besides those that are noted in the middle of sending an image, and
+    where the last command is given and not answered yet."""
+
     def note(step: Mapping[str, str]) -> None:
         line.send(("step", step["step"]))
         line.recv()
 
-    FlashLoader(METHODS[method], wait_s=wait_s, proofs=Proofs(proofs)).load(machine, load, _Far(line), note)
-    line.send(("step", "loaded"))
+    whole, command = ssh._send, paramiko.Channel.exec_command
+
+    def in_halves(channel: paramiko.Channel, content: bytes, stall_s: float) -> None:
+        whole(channel, content[: len(content) // 2], stall_s)
+        note({"step": HALF})
+        whole(channel, content[len(content) // 2 :], stall_s)
+
+    def given(channel: paramiko.Channel, words: str) -> None:
+        command(channel, words)
+        if restart._SET in words:
+            note({"step": SENT})
+
+    ssh._send, paramiko.Channel.exec_command = in_halves, given
+    loader = loader_of(method, wait_s, Proofs(proofs))
+    loader.load(machine, load, _Far(line), note)
+    loader.starting(_Far(line)).on()
+    signal.pause()
 
 
-def killed_at(one: Host, step: str, load: Load, proofs: Path) -> list[str]:
-    """Have another process load, and kill it when it notes `step`; the steps that it came to."""
+def loader_of(method: str, wait_s: float, proofs: Proofs) -> Loader:
+    if method == KexecLoader.name:
+        return KexecLoader(system_s=SYSTEM_S, wait_s=wait_s)
+    return FlashLoader(METHODS[method], wait_s=wait_s, proofs=proofs)
+
+
+def killed_at(one: Host, step: str, load: Load, proofs: Path, method: str = "") -> list[str]:
+    """Have another process load and start, and kill it when it notes `step`; the steps that it came to."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (theirs, one.method, one.machine, load, proofs, one.wait_s)
+    arguments = (theirs, method or one.method, one.machine, load, proofs, one.wait_s)
     child = context.Process(target=_controller, args=arguments, daemon=True)
     child.start()
     theirs.close()
@@ -173,3 +206,40 @@ def killed_at(one: Host, step: str, load: Load, proofs: Path) -> list[str]:
         os.kill(child.pid, signal.SIGKILL)
         child.join()
     return seen
+
+
+def nothing(step: Mapping[str, str]) -> None:
+    del step
+
+
+def noting(steps: list[str]) -> Note:
+    return lambda step: steps.append(step["step"])
+
+
+def fresh(load: Load, folder: Path, tail: bytes) -> Load:
+    """The same image with other bytes behind it, so that it is not there yet."""
+    kernel = folder / "fresh"
+    kernel.write_bytes(load.kernel.read_bytes() + tail * 16)
+    return Load(kernel, load.initrd, load.command_line)
+
+
+def cut_in_mid_upload(one: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power goes when half of an image has been sent."""
+    whole = ssh._send
+
+    def cut(channel: paramiko.Channel, content: bytes, stall_s: float) -> None:  # noqa: ARG001
+        whole(channel, content[: len(content) // 2], 5)
+        one.there.power.off()
+        whole(channel, content, 5)
+
+    monkeypatch.setattr(ssh, "_send", cut)
+
+
+def flip_in_mid_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit of an image is another one on its way."""
+    whole = ssh._send
+
+    def flip(channel: paramiko.Channel, content: bytes, stall_s: float) -> None:
+        whole(channel, content[:100] + bytes([content[100] ^ 1]) + content[101:], stall_s)
+
+    monkeypatch.setattr(ssh, "_send", flip)

@@ -7,35 +7,50 @@ initrd from ``initrd=`` in it. UEFI 2.10, 3.1.1: the variable is deleted before 
 from __future__ import annotations
 
 import re
-import shlex
+from collections.abc import Mapping
 from contextlib import suppress
 
 from bench.errors import FormatError, LabError
+from bench.lab.fingerprint import split_answers
 from bench.lab.flash import efivarfs
 from bench.lab.flash.load_option import LoadOption, Partition, file_on, gpt_partition, parse_load_option
-from bench.lab.flash.oneshot import PREFIX, Arming, Entry, OneShot, done, is_program_of_uefi
-from bench.lab.flash.system import GLOBAL, System
+from bench.lab.flash.oneshot import PREFIX, Addition, Arming, Entry, Left, OneShot, ask, done, is_program_of_uefi
+from bench.lab.flash.system import EFIVARS, GLOBAL, System
 from bench.lab.ssh import Ssh
 
 _NEXT, _CURRENT = f"BootNext-{GLOBAL}", f"BootCurrent-{GLOBAL}"
-_OPTION = re.compile(rf"Boot([0-9A-F]{{4}})-{GLOBAL}")
+_OPTION = re.compile(rf"option Boot([0-9A-F]{{4}})-{GLOBAL}")
 # Far from what firmware and installers number from 0, and below what firmware keeps for itself.
 _FIRST = 0x0BE0
-# Header and entries of a GPT of the usual size lie in so many bytes.
-_TABLE_BYTES = 64 << 10
+# Entries of a GPT of the usual size, behind two blocks.
+_ENTRIES_BYTES = 16 << 10
+_DIGIT = "[0-9A-F]"
 
 
 class BootNext(OneShot):
     """UEFI's boot manager."""
 
     name = "bootnext"
+    questions = rf"""
+f=${{esp:+$esp/bench}}
+show() {{ [ ! -e "$v/$1" ] || {{ od -An -v -tx1 "$v/$1" | tr -d ' \n'; echo; }}; }}
+echo @next; show {_NEXT}
+echo @current; show {_CURRENT}
+for o in "$v"/Boot{4 * _DIGIT}-{GLOBAL}; do echo "@option ${{o##*/}}"; show "${{o##*/}}"; done
+[ -z "$esp" ] || {{
+    s=$(df -Pk "$esp" | tail -n 1 | cut -d' ' -f1); s=/sys/class/block/${{s##*/}}
+    n=$(cat $s/../queue/logical_block_size) d=$(readlink -f $s/..)
+    echo @esp number; cat $s/partition
+    echo @esp block; echo $n
+    echo @esp table
+    dd if=/dev/${{d##*/}} bs=$n count=$((2 + {_ENTRIES_BYTES} / n)) 2>/dev/null | od -An -v -tx1 | tr -d ' \n'; echo
+}}
+"""
 
     def objections(self, system: System) -> list[str]:
         """See OneShot."""
-        if not system.uefi:
-            return ["the machine was not started by UEFI firmware"]
-        found = [] if system.efivars else ["UEFI variables cannot be written (efivarfs is not mounted read-write)"]
-        if system.esp is None:
+        found = efivarfs.objections(system)
+        if system.uefi and system.esp is None:
             found.append("no ESP is mounted at /boot/efi, /efi or /boot")
         return found
 
@@ -48,7 +63,13 @@ class BootNext(OneShot):
         assert system.esp is not None
         return f"{system.esp.mount}/bench", system.esp.free_bytes
 
-    def add(self, ssh: Ssh, system: System, entry: Entry) -> None:
+    def left(self, answers: Mapping[str, str]) -> Left:
+        """See OneShot."""
+        options = _told(answers)
+        ours = any(option.description.startswith(PREFIX) for option in options.values())
+        return Left(_pending(answers, options), ours)
+
+    def adding(self, system: System, answers: Mapping[str, str], entry: Entry) -> Addition:
         """See OneShot."""
         assert system.esp is not None
         mount = system.esp.mount
@@ -56,47 +77,23 @@ class BootNext(OneShot):
         if entry.initrd:
             initrd = entry.initrd.removeprefix(mount).replace("/", "\\")
             words = f"initrd={initrd} {words}".rstrip()
-        option = LoadOption(
-            entry.name, file_on(_partition(ssh, system), entry.kernel.removeprefix(mount)),
-            f"{words}\0".encode("utf-16-le"),
-        )  # fmt: skip
-        self._write(ssh, option)
+        kernel = file_on(_partition(system, answers), entry.kernel.removeprefix(mount))
+        return _addition(answers, LoadOption(entry.name, kernel, f"{words}\0".encode("utf-16-le")))
 
-    def add_twin(self, ssh: Ssh, system: System, token: str) -> Entry:  # noqa: ARG002
+    def twin(self, ssh: Ssh, system: System, answers: Mapping[str, str], token: str) -> tuple[Entry, Addition]:  # noqa: ARG002
         """A copy of the option that has started the running system; BootCurrent tells the two apart."""
-        current = efivarfs.read(ssh, _CURRENT)
-        name = f"Boot{int.from_bytes(current[:2], 'little'):04X}-{GLOBAL}"
-        try:
-            option = parse_load_option(efivarfs.read(ssh, name) if current else b"")
-        except FormatError as error:
+        current = efivarfs.value_of(answers["current"])
+        option = _told(answers).get(int.from_bytes(current[:2], "little")) if current else None
+        if option is None:
             words = "firmware does not say which boot option has started the running system"
-            raise LabError(f"UEFI: {words}: {error}", component="boot loader", witness=name) from error
+            raise LabError(f"UEFI: {words}", component="boot loader", witness=answers["current"])
         # Not its data: by what firmware puts there it knows options of its own making again, and may remove them.
-        self._write(ssh, LoadOption(PREFIX + token, option.paths))
-        return Entry(token, "", "", "")
-
-    def _write(self, ssh: Ssh, option: LoadOption) -> None:
-        there = {int(match[1], 16) for name in efivarfs.names(ssh) if (match := _OPTION.fullmatch(name))}
-        number = next(each for each in range(_FIRST, 0x1000) if each not in there)
-        efivarfs.write(ssh, f"Boot{number:04X}-{GLOBAL}", option.pack())
-
-    def arming(self, ssh: Ssh, system: System, entry: Entry) -> Arming:  # noqa: ARG002
-        """See OneShot."""
-        number = next((n for n, option in _options(ssh) if option.description == entry.name), None)
-        if number is None:
-            words = f"firmware has not kept the boot option {entry.name}"
-            raise LabError(f"UEFI: {words}", component="boot loader", witness=words)
-        shown = f"od -An -v -tx1 {efivarfs.path(_NEXT)} | tr -d ' \\n'"
-        value = number.to_bytes(2, "little")
-        expected = efivarfs.ATTRIBUTES.to_bytes(4, "little") + value
-        return Arming(f"{efivarfs.writing(_NEXT, value)} && {shown}", expected.hex())
+        return Entry(token, "", "", ""), _addition(answers, LoadOption(PREFIX + token, option.paths))
 
     def pending(self, ssh: Ssh, system: System) -> str:  # noqa: ARG002
         """See OneShot."""
-        if not (value := efivarfs.read(ssh, _NEXT)):
-            return ""
-        number = int.from_bytes(value[:2], "little")
-        return next((option.description for n, option in _options(ssh) if n == number), f"Boot{number:04X}")
+        answers = _ask(ssh)
+        return _pending(answers, _told(answers))
 
     def ran(self, ssh: Ssh, system: System, entry: Entry) -> bool:  # noqa: ARG002
         """See OneShot."""
@@ -104,42 +101,59 @@ class BootNext(OneShot):
         option = efivarfs.read(ssh, f"Boot{current:04X}-{GLOBAL}")
         return bool(option) and parse_load_option(option).description == entry.name
 
-    def withdraw(self, ssh: Ssh, system: System) -> list[str]:
+    def withdraw(self, ssh: Ssh, system: System) -> list[str]:  # noqa: ARG002
         """See OneShot."""
-        removed: list[str] = []
-        if (pending := self.pending(ssh, system)).startswith(PREFIX):
-            done(ssh, efivarfs.removing(_NEXT), what="delete BootNext")
-            removed.append(f"BootNext={pending}")
-        for number, option in _options(ssh):
-            if option.description.startswith(PREFIX):
-                done(ssh, efivarfs.removing(f"Boot{number:04X}-{GLOBAL}"), what=f"delete Boot{number:04X}")
-                removed.append(f"Boot{number:04X}")
-        return removed
+        answers = _ask(ssh)
+        options = _told(answers)
+        going = []
+        if (pending := _pending(answers, options)).startswith(PREFIX):
+            going.append((f"BootNext={pending}", _NEXT))
+        ours = sorted(number for number, option in options.items() if option.description.startswith(PREFIX))
+        going += [(f"Boot{number:04X}", f"Boot{number:04X}-{GLOBAL}") for number in ours]
+        if going:
+            command = " && ".join(efivarfs.removing(name) for _, name in going)
+            done(ssh, command, what=f"delete {', '.join(what for what, _ in going)}")
+        return [what for what, _ in going]
 
 
-def _options(ssh: Ssh) -> list[tuple[int, LoadOption]]:
+def _ask(ssh: Ssh) -> Mapping[str, str]:
+    return split_answers(ask(ssh, f"v={EFIVARS} esp=\n{BootNext.questions}").output)
+
+
+def _told(answers: Mapping[str, str]) -> dict[int, LoadOption]:
     """Number and content of every boot option that can be read."""
-    found: list[tuple[int, LoadOption]] = []
-    for name in efivarfs.names(ssh):
+    found: dict[int, LoadOption] = {}
+    for name, shown in answers.items():
         if match := _OPTION.fullmatch(name):
             with suppress(FormatError):
-                found.append((int(match[1], 16), parse_load_option(efivarfs.read(ssh, name))))
+                found[int(match[1], 16)] = parse_load_option(efivarfs.value_of(shown))
     return found
 
 
-def _partition(ssh: Ssh, system: System) -> Partition:
+def _pending(answers: Mapping[str, str], options: Mapping[int, LoadOption]) -> str:
+    if not (value := efivarfs.value_of(answers.get("next", ""))):
+        return ""
+    number = int.from_bytes(value[:2], "little")
+    return options[number].description if number in options else f"Boot{number:04X}"
+
+
+def _addition(answers: Mapping[str, str], option: LoadOption) -> Addition:
+    there = {int(match[1], 16) for name in answers if (match := _OPTION.fullmatch(name))}
+    number = next(each for each in range(_FIRST, 0x1000) if each not in there)
+    value = number.to_bytes(2, "little")
+    expected = efivarfs.ATTRIBUTES.to_bytes(4, "little") + value
+    return Addition(
+        *efivarfs.storing(f"Boot{number:04X}-{GLOBAL}", option.pack()),
+        Arming(efivarfs.writing(_NEXT, value), efivarfs.showing(_NEXT), expected.hex(), efivarfs.removing(_NEXT)),
+    )
+
+
+def _partition(system: System, answers: Mapping[str, str]) -> Partition:
     """The ESP's place on its disk."""
     assert system.esp is not None
-    name = shlex.quote(system.esp.source.rpartition("/")[2])
-    base = f"/sys/class/block/{name}"
-    look = f"cat {base}/partition && cat {base}/../queue/logical_block_size && basename $(readlink -f {base}/..)"
-    words = done(ssh, look, what=f"find the disk of {system.esp.source}").decode("ascii", "replace").split()
-    number, block_bytes, disk = int(words[0]), int(words[1]), shlex.quote(words[2])
-    table = done(
-        ssh, f"dd if=/dev/{disk} bs={block_bytes} count={_TABLE_BYTES // block_bytes} 2>/dev/null",
-        what=f"read the partition table of {disk}",
-    )  # fmt: skip
     try:
-        return gpt_partition(table, block_bytes, number)
-    except FormatError as error:
-        raise LabError(f"{system.esp.source}: {error}", component="boot loader", witness=str(error)) from error
+        number, block_bytes = int(answers["esp number"]), int(answers["esp block"])
+        return gpt_partition(bytes.fromhex(answers["esp table"]), block_bytes, number)
+    except (FormatError, ValueError) as error:
+        words = f"{system.esp.source}: its place on its disk cannot be told: {error}"
+        raise LabError(words, component="boot loader", witness=str(error)) from error

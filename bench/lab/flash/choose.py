@@ -34,6 +34,10 @@ class FirstThatWorks(Loader):
         assert refused is not None
         raise MethodRefused(machine.name, "no way to load it", reasons) from refused
 
+    def starting(self, power: Power) -> Power:
+        """See Loader: by the one that was taken."""
+        return self._tried[-1].starting(power) if self._tried else power
+
     def fall_back(self, machine: Machine) -> Mapping[str, str]:
         """See Loader: of every one that was tried."""
         witness: dict[str, str] = {}

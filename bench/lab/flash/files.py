@@ -17,11 +17,15 @@ def read(ssh: Ssh, path: str) -> bytes:
 
 
 def replace(ssh: Ssh, path: str, content: bytes) -> None:
-    """Put `content` in place of `path`: written beside it, synced, renamed, and the folder synced."""
+    """Put `content` in place of `path`, by `replacing`."""
+    done(ssh, replacing(path), what=f"write {path}", stdin=content)
+
+
+def replacing(path: str, content: str = "cat") -> str:
+    """Shell command that puts what `content` prints in place of `path`: beside it, synced, renamed, folder synced."""
     target, beside, folder = shlex.quote(path), shlex.quote(f"{path}.bench-new"), shlex.quote(path.rpartition("/")[0])
-    whole = f"cat >{beside} && sync {beside} && mv -f {beside} {target}"
-    command = f"{{ {whole}; }} || {{ rm -f {beside}; false; }} && sync {folder}"
-    done(ssh, command, what=f"write {path}", stdin=content)
+    whole = f"{content} >{beside} && sync {beside} && mv -f {beside} {target}"
+    return f"{{ {whole}; }} || {{ rm -f {beside}; false; }} && sync {folder}"
 
 
 def remove(ssh: Ssh, *paths: str) -> None:

@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 
 from bench.errors import LabError
 from bench.lab.flash import files
-from bench.lab.flash.oneshot import PREFIX, WORD, Arming, Entry, OneShot, done, said
+from bench.lab.flash.oneshot import PREFIX, WORD, Addition, Arming, Entry, Left, OneShot, done, said
 from bench.lab.flash.system import System
 from bench.lab.ssh import Ssh
 from bench.lab.text import escape
 
 BEGIN, END = b"# bench: begin (removed by the bench after the boot)\n", b"# bench: end\n"
+_FIRST, _LAST = (mark.decode().strip() for mark in (BEGIN, END))
+
+
+def _literal(text: str) -> str:
+    """For a basic regular expression."""
+    return "".join(f"\\{char}" if char in "/.*[]^$\\" else char for char in text)
+
+
+THEIRS = f"sed {shlex.quote(f'/^{_literal(_FIRST)}$/,/^{_literal(_LAST)}$/d')}"
+"""Shell command that prints a custom.cfg, its argument, without what is ours."""
 _BLOCK = re.compile(re.escape(BEGIN) + rb".*?" + re.escape(END), re.DOTALL)
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _LINUX = re.compile(rb"^\s*linux(?:16|efi)?\s+(\S+)(.*)$")
@@ -29,6 +40,11 @@ class Grub(OneShot):
     """GRUB 2, for BIOS and for UEFI."""
 
     name = "grub"
+    questions = f"""
+f=${{g:+${{g%/*}}/bench}} e=$(command -v grub-editenv || command -v grub2-editenv)
+echo @pending; [ -z "$g" ] || "$e" "$g/grubenv" list | sed -n 's/^next_entry=//p'
+echo @entries; [ ! -e "$g/custom.cfg" ] || grep -cxF {shlex.quote(_FIRST)} "$g/custom.cfg"
+"""
 
     def objections(self, system: System) -> list[str]:
         """See OneShot."""
@@ -51,20 +67,22 @@ class Grub(OneShot):
         """In /boot."""
         return f"{_boot_folder(system)}/bench", system.boot.free_bytes
 
-    def add(self, ssh: Ssh, system: System, entry: Entry) -> None:
+    def left(self, answers: Mapping[str, str]) -> Left:
+        """See OneShot."""
+        return Left(answers["pending"], answers["entries"] not in ("", "0"))
+
+    def adding(self, system: System, answers: Mapping[str, str], entry: Entry) -> Addition:  # noqa: ARG002
         """See OneShot."""
         kernel, initrd = (_as_grub_sees(system, path) for path in (entry.kernel, entry.initrd))
-        self._write(ssh, system, entry, kernel, initrd, _quoted(entry.command_line))
+        return self._addition(system, entry, kernel, initrd, _quoted(entry.command_line))
 
-    def add_twin(self, ssh: Ssh, system: System, token: str) -> Entry:
+    def twin(self, ssh: Ssh, system: System, answers: Mapping[str, str], token: str) -> tuple[Entry, Addition]:  # noqa: ARG002
         """The entry in grub.cfg that has started the running system, with one more word."""
         path, words, initrd = _running_entry(files.read(ssh, f"{system.grub}/grub.cfg"), system)
         entry = Entry(token, path, initrd, f"{words} {WORD}{token}".strip())
-        self._write(ssh, system, entry, path, initrd, entry.command_line)
-        return entry
+        return entry, self._addition(system, entry, path, initrd, entry.command_line)
 
-    def _write(self, ssh: Ssh, system: System, entry: Entry, kernel: str, initrd: str, words: str) -> None:
-        before = without_ours(files.read(ssh, _custom(system)))
+    def _addition(self, system: System, entry: Entry, kernel: str, initrd: str, words: str) -> Addition:
         lines = [
             f"menuentry '{entry.name}' --id {entry.name} {{",
             f"  search --no-floppy --file --set=root {kernel}",
@@ -72,13 +90,19 @@ class Grub(OneShot):
             *([f"  initrd {initrd}"] if initrd else []),
             "}",
         ]
-        files.replace(ssh, _custom(system), before + BEGIN + "\n".join([*lines, ""]).encode() + END)
-
-    def arming(self, ssh: Ssh, system: System, entry: Entry) -> Arming:  # noqa: ARG002
-        """See OneShot."""
-        block = shlex.quote(f"{system.grub}/grubenv")
+        custom, block = shlex.quote(_custom(system)), shlex.quote(f"{system.grub}/grubenv")
+        marks = (f"$(grep -cxF {shlex.quote(mark)} {custom} 2>/dev/null)" for mark in (_FIRST, _LAST))
+        # Else what is behind the first mark would go with it.
+        whole = f'[ "{next(marks)}" = "{next(marks)}" ] || {{ echo "its marks of the bench do not match" >&2; false; }}'
+        both = f"{{ {{ [ ! -e {custom} ] || {THEIRS} {custom}; }} && cat; }}"
         setting = f"next_entry={entry.name}"
-        return Arming(f"{_editor(system)} {block} set {setting} && sync {block} && {_listing(system)}", setting)
+        return Addition(
+            f"{{ {whole}; }} && {files.replacing(_custom(system), both)}",
+            BEGIN + "\n".join([*lines, ""]).encode() + END,
+            Arming(
+                f"{_editor(system)} {block} set {setting} && sync {block}", _listing(system), setting, _clearing(system)
+            ),
+        )
 
     def pending(self, ssh: Ssh, system: System) -> str:
         """See OneShot."""
@@ -92,8 +116,7 @@ class Grub(OneShot):
         """See OneShot."""
         removed: list[str] = []
         if (pending := self.pending(ssh, system)).startswith(PREFIX):
-            block = shlex.quote(f"{system.grub}/grubenv")
-            done(ssh, f"{_editor(system)} {block} unset next_entry && sync {block}", what="unset next_entry")
+            done(ssh, _clearing(system), what="unset next_entry")
             removed.append(f"next_entry={pending}")
         content = files.read(ssh, _custom(system))
         if (kept := without_ours(content)) != content:
@@ -116,6 +139,11 @@ def _custom(system: System) -> str:
 
 def _listing(system: System) -> str:
     return f"{_editor(system)} {shlex.quote(f'{system.grub}/grubenv')} list | grep '^next_entry=.'"
+
+
+def _clearing(system: System) -> str:
+    block = shlex.quote(f"{system.grub}/grubenv")
+    return f"{_editor(system)} {block} unset next_entry && sync {block}"
 
 
 def _editor(system: System) -> str:

@@ -2,53 +2,63 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Mapping
 
 from bench.errors import LabError
 from bench.lab.fingerprint import split_answers
-from bench.lab.flash.grub import BEGIN, END
+from bench.lab.flash.grub import THEIRS
 from bench.lab.flash.oneshot import COMMAND_S, PREFIX
-from bench.lab.flash.system import System
+from bench.lab.flash.system import EFIVARS, System
 from bench.lab.ssh import Ssh
 
-
-def read_default(ssh: Ssh, system: System) -> dict[str, str]:
-    """Name → hash or value of everything that decides what is started without a one-shot. Raises LabError."""
-    begin, end = (mark.decode().strip() for mark in (BEGIN, END))
-    lines = ["PATH=$PATH:/usr/sbin:/sbin:/usr/bin:/bin"]
-    if system.grub:
-        folder = shlex.quote(system.grub)
-        between = f"/^{_literal(begin)}$/,/^{_literal(end)}$/d"
-        lines += [
-            f"echo '@grub.cfg'; sha256sum <{folder}/grub.cfg",
-            f"echo '@custom.cfg'; {{ [ ! -e {folder}/custom.cfg ] || sed {shlex.quote(between)} {folder}/custom.cfg; }}"
-            " | sha256sum",
-            f"echo '@saved_entry'; grep -a '^saved_entry=' {folder}/grubenv",
-        ]
-    if system.loader:
-        folder = shlex.quote(f"{system.loader}/loader")
-        lines += [
-            f"echo '@loader.conf'; sha256sum <{folder}/loader.conf",
-            f"for f in {folder}/entries/*.conf; do case ${{f##*/}} in {PREFIX}*) ;; *)"
-            ' [ -e "$f" ] && { echo "@entry ${f##*/}"; sha256sum <"$f"; };; esac; done',
-        ]
-    if system.uefi:
-        lines += [
-            f"for n in {' '.join(_VARIABLES)}; do f=/sys/firmware/efi/efivars/$n; "
-            "[ -e $f ] && { echo \"@${n%%-*}\"; od -An -v -tx1 $f | tr -d ' \\n'; echo; }; done",
-        ]
-    done = ssh.run("\n".join([*lines, "echo @end"]), timeout_s=COMMAND_S)
-    said = split_answers(done.output)
-    if "end" not in said:
-        raise LabError(f"{ssh.component}: its boot loader's default cannot be read", component=ssh.component)
-    return {name: value for name, value in said.items() if name != "end"}
-
-
+_MARK = "default "
 _VARIABLES = (
     "BootOrder-8be4df61-93ca-11d2-aa0d-00e098032b8c",
     "LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f",
 )
+# One that is not there is an empty one.
+_NONE = f"{hashlib.sha256().hexdigest()}  -"
+# Uses $g, $l and $v of the system's questions.
+QUESTIONS = f"""
+if [ -n "$g" ]; then
+    echo '@default grub.cfg'; sha256sum <"$g/grub.cfg"
+    echo '@default custom.cfg'
+    if [ -e "$g/custom.cfg" ]; then {THEIRS} "$g/custom.cfg" | sha256sum; else echo '{_NONE}'; fi
+    echo '@default saved_entry'
+    while read -r x; do case $x in saved_entry=*) echo "$x";; esac; done <"$g/grubenv"
+fi
+if [ -n "$l" ]; then
+    echo '@default loader.conf'; sha256sum <"$l/loader/loader.conf"
+    for f in "$l"/loader/entries/*.conf; do case ${{f##*/}} in
+        {PREFIX}*) ;;
+        *) [ -e "$f" ] && {{ echo "@default entry ${{f##*/}}"; sha256sum <"$f"; }};;
+    esac; done
+fi
+for n in {" ".join(_VARIABLES)}; do
+    [ -e "$v/$n" ] && {{ echo "@default ${{n%%-*}}"; od -An -v -tx1 "$v/$n" | tr -d ' \\n'; echo; }}
+done
+"""
+
+
+def read_default(ssh: Ssh, system: System) -> dict[str, str]:
+    """Name → hash or value of everything that decides what is started without a one-shot. Raises LabError."""
+    done = ssh.run(default_question(system), timeout_s=COMMAND_S)
+    return default_told(ssh, split_answers(done.output))
+
+
+def default_question(system: System) -> str:
+    """Shell that asks for it on a machine that is known already; `default_told` reads the answer."""
+    known = f"g={shlex.quote(system.grub)} l={shlex.quote(system.loader)} v={EFIVARS if system.uefi else '/nowhere'}"
+    return f"PATH=$PATH:/usr/sbin:/sbin:/usr/bin:/bin\n{known}\n{QUESTIONS}\necho @end\n"
+
+
+def default_told(ssh: Ssh, said: Mapping[str, str]) -> dict[str, str]:
+    """The default out of answers. Raises LabError if they are not whole."""
+    if "end" not in said:
+        raise LabError(f"{ssh.component}: its boot loader's default cannot be read", component=ssh.component)
+    return {name.removeprefix(_MARK): value for name, value in said.items() if name.startswith(_MARK)}
 
 
 def require_untouched(machine: str, before: Mapping[str, str], after: Mapping[str, str]) -> None:
@@ -64,8 +74,3 @@ def require_untouched(machine: str, before: Mapping[str, str], after: Mapping[st
             component="boot loader",
             witness=words,
         )
-
-
-def _literal(text: str) -> str:
-    """For a basic regular expression."""
-    return "".join(f"\\{char}" if char in "/.*[]^$\\" else char for char in text)

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from bench.errors import LabError
-from bench.lab.flash.oneshot import ask, done
-from bench.lab.flash.reach import EVERY_S, RUNNING_S, access_of, have_off
+from bench.lab.flash.oneshot import done
+from bench.lab.flash.reach import EVERY_S, access_of, connected, have_off
 from bench.lab.flash.refusals import refusals
 from bench.lab.flash.refused import MethodRefused
-from bench.lab.flash.system import read_system
+from bench.lab.flash.system import ask_system
 from bench.lab.flash.upload import Image, upload
 from bench.lab.load import Load, Loader, Note
 from bench.lab.power import Power
@@ -76,7 +76,7 @@ class KexecLoader(Loader):
         access, deadline = access_of(machine), time.monotonic() + self._wait_s
         while True:
             try:
-                return Ssh(access, timeout_s=RUNNING_S)
+                return connected(access)
             except SshError as error:
                 if error.trouble == "refuses" or self._over.is_set() or time.monotonic() > deadline:
                     raise
@@ -93,7 +93,7 @@ def image_objections(kernel: bytes, load: Load) -> list[str]:
 
 
 def _start(machine: Machine, ssh: Ssh, kernel: bytes, load: Load, note: Note) -> None:
-    system = read_system(ssh)
+    system, said = ask_system(ssh, more="echo @scratch; mktemp -d")
     note({"step": "known-good system answers", "boot id": system.boot_id})
     objections = refusals(system)
     if "kexec" not in system.tools:
@@ -102,14 +102,15 @@ def _start(machine: Machine, ssh: Ssh, kernel: bytes, load: Load, note: Note) ->
         objections.append("kernel.kexec_load_disabled is set: until the next boot nothing can be loaded")
     if objections:
         raise MethodRefused(machine.name, KexecLoader.name, objections)
-    folder = done(ssh, "mktemp -d", what="make a folder").decode().strip()
+    folder = said["scratch"]
+    if not folder.startswith("/"):
+        raise LabError(f"{ssh.component}: no folder can be made for the images", component=ssh.component)
     paths = [upload(ssh, folder, Image("kernel", kernel), note)]
     if load.initrd:
         paths.append(upload(ssh, folder, Image("initrd", load.initrd), note))
     words = ["kexec", "-c", "-l", paths[0], f"--command-line={load.command_line}"]
     words += [f"--initrd={paths[1]}"] if load.initrd else []
-    done(ssh, " ".join(map(shlex.quote, words)), what="kexec -l", timeout_s=LOADING_S)
-    note({"step": "kexec", "bytes": str(len(kernel) + len(load.initrd))})
-    # The answer to this never comes.
-    with suppress(SshError):
-        ask(ssh, "sync; { sleep 1; kexec -e; } >/dev/null 2>&1 </dev/null &")
+    # The pause lets the answer out.
+    start = "{ sleep 0.1 || sleep 1; kexec -e; } >/dev/null 2>&1 </dev/null &"
+    done(ssh, f"{shlex.join(words)} && sync || exit 1\n{start}", what="kexec -l", timeout_s=LOADING_S)
+    note({"step": "kexec", "bytes": str(len(kernel) + len(load.initrd)), "commands": str(ssh.round_trips)})

@@ -1,13 +1,14 @@
 """What every way of starting something once has in common.
 
 The order is the same for all, and it is what makes a lab that dies at any step harmless: files, then the entry, both on
-disk, and last, in one command with the machine's own power-off, the variable that makes the next boot take it. The
+disk, and last, in one command with the machine's own restart, the variable that makes the next boot take it. The
 default is never written. The boot loader clears the variable before it starts anything; that it does is proved first.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.errors import LabError
@@ -19,6 +20,8 @@ COMMAND_S = 60.0
 PREFIX = "bench-"
 """How the names of our entries begin; nothing else is ever removed."""
 WORD = "bench.oneshot="
+PATH = "PATH=$PATH:/usr/sbin:/sbin:/usr/bin:/bin\n"
+"""In front of commands: root's login shell may not look where the tools are."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,48 @@ class Entry:
 
 @dataclass(frozen=True)
 class Arming:
-    """A shell command that sets a one-shot, and has it on disk; it prints `expected` if that is then what is set."""
+    """How a one-shot is set, in shell commands: `shown` prints `expected` if it is what is set."""
+
+    setting: str
+    """Sets it, and has it on disk."""
+    shown: str
+    expected: str
+    clearing: str
+    """Takes it back, and has that on disk."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """How an entry gets onto the machine: a shell command with its input. Nothing starts the entry yet."""
 
     command: str
-    expected: str
+    stdin: bytes
+    arming: Arming
+    """What makes the next boot take it."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What of the bench's a machine has from before."""
+
+    pending: str
+    """What the next boot will take instead of the default; empty: the default."""
+    entries: bool
+    """Whether there are entries of ours."""
+
+    @property
+    def something(self) -> bool:
+        """Whether there is anything to be withdrawn."""
+        return self.entries or self.pending.startswith(PREFIX)
 
 
 class OneShot(ABC):
     """A way to start an entry at the next boot and at no other. Raises LabError."""
 
     name: str
+    questions: str
+    """Shell that asks for what `left` and `adding` go by, behind the system's own questions; it sets $f to the folder
+    of the images, or to nothing."""
 
     @abstractmethod
     def objections(self, system: System) -> list[str]:
@@ -64,16 +99,16 @@ class OneShot(ABC):
         """Where images go, and how many bytes are free there."""
 
     @abstractmethod
-    def add(self, ssh: Ssh, system: System, entry: Entry) -> None:
-        """Write the entry, and have it on disk. Nothing starts it yet."""
+    def left(self, answers: Mapping[str, str]) -> Left:
+        """What there is from before, by the answers to `questions`."""
 
     @abstractmethod
-    def add_twin(self, ssh: Ssh, system: System, token: str) -> Entry:
-        """Write an entry that starts what the default starts, told apart by `ran`."""
+    def adding(self, system: System, answers: Mapping[str, str], entry: Entry) -> Addition:
+        """What writes the entry, and has it on disk."""
 
     @abstractmethod
-    def arming(self, ssh: Ssh, system: System, entry: Entry) -> Arming:
-        """What makes the next boot take `entry`."""
+    def twin(self, ssh: Ssh, system: System, answers: Mapping[str, str], token: str) -> tuple[Entry, Addition]:
+        """An entry that starts what the default starts, told apart by `ran`, and what writes it."""
 
     @abstractmethod
     def pending(self, ssh: Ssh, system: System) -> str:
@@ -90,7 +125,7 @@ class OneShot(ABC):
 
 def ask(ssh: Ssh, command: str, *, stdin: bytes = b"", timeout_s: float = COMMAND_S) -> Finished:
     """Run `command` with the tools' folders in its path."""
-    return ssh.run(f"PATH=$PATH:/usr/sbin:/sbin:/usr/bin:/bin; {command}", timeout_s=timeout_s, stdin=stdin)
+    return ssh.run(PATH + command, timeout_s=timeout_s, stdin=stdin)
 
 
 def done(ssh: Ssh, command: str, *, what: str, stdin: bytes = b"", timeout_s: float = COMMAND_S) -> bytes:
@@ -100,6 +135,12 @@ def done(ssh: Ssh, command: str, *, what: str, stdin: bytes = b"", timeout_s: fl
         words = escape(finished.complaints[-200:].strip()) or f"exit code {finished.status}"
         raise LabError(f"{ssh.component}: {what}: {words}", component=ssh.component, witness=words)
     return finished.output
+
+
+def add(ssh: Ssh, addition: Addition, first: str = "true", then: str = "") -> bytes:
+    """Write an entry, behind the command `first`; what `then` printed. Raises LabError."""
+    command = f"{first} && {addition.command} || exit 1\n{then}"
+    return done(ssh, command, what="write the entry", stdin=addition.stdin)
 
 
 def said(ssh: Ssh, command: str) -> str:

@@ -6,16 +6,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bench.errors import LabError, UsageError
-from bench.lab.flash import store
+from bench.errors import UsageError
+from bench.lab.flash import store, survey
 from bench.lab.flash.bootnext import BootNext
 from bench.lab.flash.grub import Grub
-from bench.lab.flash.guard import read_default
 from bench.lab.flash.oneshot import OneShot
 from bench.lab.flash.proof import Proofs, key_of, prove
 from bench.lab.flash.reach import reach, switch_off
 from bench.lab.flash.refusals import refusals
-from bench.lab.flash.system import BOOT, read_system
+from bench.lab.flash.system import BOOT
 from bench.lab.flash.systemd_boot import SystemdBoot
 from bench.lab.load import Note
 from bench.lab.power import Power
@@ -78,30 +77,25 @@ def look(
 ) -> Iterator[tuple[MethodState, str]]:
     """What there is to say of each one-shot method of `machine` in its running system, and what it has set already."""
     names = [name for name in machine.wiring.boot_methods if name in METHODS]
-    system = read_system(ssh, boot=boot) if names else None
     for name in names:
-        assert system is not None
-        state, _ = _state(machine, METHODS[name], ssh, proofs or Proofs(), boot)
-        try:
-            pending = METHODS[name].pending(ssh, system)
-        except LabError:  # a loader that is not there has nothing set
-            pending = ""
+        state, _, pending = _state(machine, METHODS[name], ssh, proofs or Proofs(), boot)
         yield state, pending
 
 
-def _state(machine: Machine, method: OneShot, ssh: Ssh, proofs: Proofs, boot: str) -> tuple[MethodState, str]:
-    """And the key by which its proof is kept."""
-    system = read_system(ssh, boot=boot)
+def _state(machine: Machine, method: OneShot, ssh: Ssh, proofs: Proofs, boot: str) -> tuple[MethodState, str, str]:
+    """And the key by which its proof is kept, and what the next boot will take instead of the default."""
+    found = survey.look(ssh, method, boot=boot)
+    system, pending = found.system, found.left.pending
     reasons = refusals(system) + method.objections(system)
     if reasons:
-        return MethodState(method.name, "refused", tuple(reasons)), ""
-    key = key_of(machine, method.name, system, read_default(ssh, system))
+        return MethodState(method.name, "refused", tuple(reasons)), "", pending
+    key = key_of(machine, method.name, system, found.default)
     proof = proofs.find(machine, method.name, key)
     if proof is None:
-        return MethodState(method.name, "not proved yet"), key
+        return MethodState(method.name, "not proved yet"), key, pending
     if proof.good:
-        return MethodState(method.name, "proved"), key
-    return MethodState(method.name, "does not work", (proof.why,)), key
+        return MethodState(method.name, "proved"), key, pending
+    return MethodState(method.name, "does not work", (proof.why,)), key, pending
 
 
 def prove_methods(
@@ -119,7 +113,7 @@ def prove_methods(
     with _talking(machine, power, note, wait_s) as talk:
         for method in methods:
             proofs.forget(machine, method.name)
-            state, key = _state(machine, method, talk.ssh, proofs, boot)
+            state, key, _ = _state(machine, method, talk.ssh, proofs, boot)
             if not state.reasons:
                 proof, talk.ssh = prove(machine, method, talk.ssh, power, note, wait_s=wait_s, boot=boot)
                 proofs.keep(machine, method.name, key, proof)
@@ -134,10 +128,11 @@ def prune_images(
     """Take back entries and one-shots of ours, and all images but the `keep` newest; what went."""
     methods, removed = methods_of(machine), []
     with _talking(machine, power, note, wait_s) as talk:
-        system = read_system(talk.ssh, boot=boot)
         for method in methods:
-            if not method.objections(system):
-                removed += method.withdraw(talk.ssh, system)
-                folder, _ = method.folder(system)
-                removed += [f"{folder}/{name}" for name in store.prune(talk.ssh, system, folder, keep=keep)[0]]
+            found = survey.look(talk.ssh, method, boot=boot)
+            if not method.objections(found.system):
+                removed += method.withdraw(talk.ssh, found.system)
+                folder, _ = method.folder(found.system)
+                gone = store.prune(talk.ssh, found.system, folder, found.folder, keep=keep)
+                removed += [f"{folder}/{name}" for name in gone]
     return removed

@@ -19,15 +19,17 @@ from pathlib import Path
 from bench.cache import cache_folder
 from bench.errors import LabError
 from bench.lab.flash.guard import read_default, require_untouched
-from bench.lab.flash.oneshot import OneShot
-from bench.lab.flash.reach import reach, switch_off
-from bench.lab.flash.system import System, read_system
+from bench.lab.flash.oneshot import OneShot, add
+from bench.lab.flash.reach import come_back, reach, switch_off
+from bench.lab.flash.restart import restart_into
+from bench.lab.flash.survey import look
+from bench.lab.flash.system import System
 from bench.lab.load import Note
 from bench.lab.power import Power
 from bench.lab.ssh import Ssh
 from bench.records import Machine
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,17 @@ def prove(
     `ssh` is closed. Raises LabError if the machine does not come back, or its default is another one afterwards.
     """
     begun = time.monotonic()
-    system = read_system(ssh, boot=boot)
-    before = read_default(ssh, system)
-    method.withdraw(ssh, system)
-    entry = method.add_twin(ssh, system, secrets.token_hex(8))
-    arming = method.arming(ssh, system, entry)
+    found = look(ssh, method, boot=boot)
+    system, before = found.system, found.default
+    if found.left.something:
+        method.withdraw(ssh, system)
+        found = look(ssh, method, boot=boot)
+    entry, addition = method.twin(ssh, system, found.answers, secrets.token_hex(8))
+    add(ssh, addition)
+    with ssh:
+        restart_into(machine.name, ssh, addition.arming)
     note({"step": "proof: one-shot of its own system set", "method": method.name, "entry": entry.name})
-    switch_off(machine, ssh, power, arming)
-    ssh, _ = reach(machine, power, wait_s=wait_s)
+    ssh = come_back(machine, power, system.boot_id, wait_s=wait_s)
     ran = method.ran(ssh, system, entry)
     left = method.pending(ssh, system)
     note({"step": "proof: first boot", "ran": str(ran), "left": left or "nothing"})

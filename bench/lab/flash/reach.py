@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping
 
 from bench.errors import LabError, UsageError
 from bench.hardware import SshAccess
-from bench.lab.flash.oneshot import Arming, ask
+from bench.lab.flash.oneshot import ask
 from bench.lab.power import Power, PowerState
-from bench.lab.ssh import Ssh, SshError, port_open
+from bench.lab.ssh import COMPONENT, Ssh, SshError, greets, port_open
 from bench.lab.text import escape
 from bench.records import Machine
 
@@ -19,6 +18,7 @@ RUNNING_S = 10.0
 # From the boot loader to a system that takes logins.
 SYSTEM_S = 180.0
 EVERY_S = 0.5
+GREETING_S = 2.0
 # A system that writes what it has and unmounts.
 SHUTDOWN_S = 120.0
 # Where the switch cannot tell: from the last answer to power that may be cut.
@@ -55,7 +55,7 @@ def reach(machine: Machine, power: Power, *, wait_s: float) -> tuple[Ssh, Mappin
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
             try:
-                ssh = Ssh(access, timeout_s=RUNNING_S)
+                ssh = connected(access)
                 took = f"{time.monotonic() - begun:.1f} s"
                 return ssh, {"system": "was started", "starts": str(start), "start took": took}
             except SshError as error:
@@ -69,24 +69,48 @@ def reach(machine: Machine, power: Power, *, wait_s: float) -> tuple[Ssh, Mappin
     raise LabError(f"{machine.name}: {words}", component="machine", witness=str(last))
 
 
-def switch_off(machine: Machine, ssh: Ssh, power: Power, arming: Arming | None = None) -> Mapping[str, str]:
-    """Have the system switch itself off, and set a one-shot just before; how it went off.
+def come_back(machine: Machine, power: Power, boot_id: str, *, wait_s: float) -> Ssh:
+    """A connection to its system after a restart: to another one than that of `boot_id`.
 
-    One command for both: whoever is cut off in between has left the machine to finish it. Only a system that has
-    unmounted its disks has everything where a boot loader, which replays no journal, finds it. Raises LabError if the
-    one-shot reads back as another one (the system then stays on), or if the machine does not go off.
+    A machine that does not come back is switched off and started, once more as often as it takes. Raises LabError.
     """
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        try:
+            ssh = connected(access_of(machine))
+            if read_boot_id(ssh) not in ("", boot_id):
+                return ssh
+            ssh.close()
+        except SshError as error:
+            if error.trouble == "refuses":
+                power.off()
+                raise
+        time.sleep(EVERY_S)
+    power.off()
+    return reach(machine, power, wait_s=wait_s)[0]
+
+
+def read_boot_id(ssh: Ssh) -> str:
+    """What tells a boot of a system from all others."""
+    return escape(ssh.run("cat /proc/sys/kernel/random/boot_id", timeout_s=RUNNING_S).output.strip())
+
+
+def connected(access: SshAccess) -> Ssh:
+    """A connection, as soon as there can be one."""
+    if not greets(access.host, access.port, timeout_s=GREETING_S):
+        component = f"{COMPONENT} {access.host}"
+        words = f"port {access.port}: no SSH server says its name within {GREETING_S:g} s"
+        raise SshError(f"{component}: {words}", "unreachable", component=component, witness=words)
+    return Ssh(access, timeout_s=RUNNING_S)
+
+
+def switch_off(machine: Machine, ssh: Ssh, power: Power) -> Mapping[str, str]:
+    """Have the system switch itself off; how it went off. Raises LabError if it does not."""
     begun = time.monotonic()
-    off = "sync; { sleep 1; poweroff; } >/dev/null 2>&1 </dev/null &"
-    if arming is None:
-        finished = ask(ssh, off)
-    else:
-        check = f'o=$({arming.command}); printf %s "$o"; [ "$o" = {shlex.quote(arming.expected)} ]'
-        finished = ask(ssh, f"{check} && {{ {off} }}")
+    finished = ask(ssh, "sync; { sleep 0.1 || sleep 1; poweroff; } >/dev/null 2>&1 </dev/null &")
     if finished.status:
         seen = escape((finished.output or finished.complaints)[-200:]) or "nothing"
-        words = f"the one-shot reads back as {seen}" if arming else f"cannot be switched off: {seen}"
-        raise LabError(f"{machine.name}: {words}", component="boot loader" if arming else "machine", witness=seen)
+        raise LabError(f"{machine.name}: cannot be switched off: {seen}", component="machine", witness=seen)
     ssh.close()
     deadline = time.monotonic() + SHUTDOWN_S
     access = access_of(machine)

@@ -6,6 +6,7 @@ Plain files and tools that busybox has too. What cannot be read is empty; `refus
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bench.errors import LabError
@@ -22,10 +23,13 @@ LOADER = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 TOOLS = ("sha256sum", "sync", "dd", "od", "chattr", "kexec", "grub-editenv", "grub2-editenv", "poweroff")
 ANSWER_S = 60.0
 
-# Every part prints its own name first. $boot is set in front of it.
+# Every part prints its own name first; the shell does what it can by itself, since a program takes as long to start as
+# all else here. $boot is set in front of it. What others ask behind it may use $v (UEFI's variables), $g (GRUB's
+# folder), $l (the folder that has loader/) and $esp; each is empty where there is none.
 _QUESTIONS = r"""
-v=/sys/firmware/efi/efivars
-text() { tail -c +5 "$v/$1" 2>/dev/null | tr -d '\000'; echo; }
+v=/sys/firmware/efi/efivars esp=
+line() { [ -r "$1" ] && read -r x <"$1" && echo "$x"; }
+text() { [ ! -e "$v/$1" ] || { tail -c +5 "$v/$1" | tr -d '\000'; echo; }; }
 layers() {
     for b in "$@"; do
         dm=/sys/class/block/$b/dm
@@ -35,35 +39,47 @@ layers() {
     done
 }
 under() {
-    s=$(df -Pk "$1" 2>/dev/null | tail -n 1 | cut -d' ' -f1)
-    case $s in /dev/*) s=$(readlink -f "$s"); layers "${s##*/}";; esac
+    s=$1
+    [ ! -L "$s" ] || s=$(readlink -f "$s")
+    case $s in /dev/*) layers "${s##*/}";; esac
 }
 echo @user; id -u
-echo @kernel; uname -r
-echo @boot id; cat /proc/sys/kernel/random/boot_id
-echo @command line; cat /proc/cmdline
-echo @bios vendor; cat /sys/class/dmi/id/bios_vendor
-echo @bios version; cat /sys/class/dmi/id/bios_version
-echo @bios date; cat /sys/class/dmi/id/bios_date
-echo @board; cat /sys/class/dmi/id/board_name
+echo @kernel; line /proc/sys/kernel/osrelease
+echo @boot id; line /proc/sys/kernel/random/boot_id
+echo @command line; line /proc/cmdline
+for n in vendor version date; do echo "@bios $n"; line /sys/class/dmi/id/bios_$n; done
+echo @board; line /sys/class/dmi/id/board_name
 echo @firmware; if [ -d /sys/firmware/efi ]; then echo uefi; else echo bios; fi
-echo @efivars; grep -c "^[^ ]* $v efivarfs rw" /proc/mounts
-echo @secure boot; od -An -tu1 $v/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
-echo @lockdown; cat /sys/kernel/security/lockdown
-echo @kexec off; cat /proc/sys/kernel/kexec_load_disabled
+echo @secure boot; s=$v/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c; [ ! -e $s ] || od -An -tu1 $s
+echo @lockdown; line /sys/kernel/security/lockdown
+echo @kexec off; line /proc/sys/kernel/kexec_load_disabled
 echo @tools; for t in TOOLS; do command -v $t >/dev/null && echo $t; done
-echo @mounts; cat /proc/mounts
-echo @boot room; df -Pk "$boot" | tail -n 1
-echo @esp room; for d in "$boot/efi" /efi /boot/efi "$boot"; do
-    grep -q "^[^ ]* $d vfat " /proc/mounts && { df -Pk "$d" | tail -n 1; break; }
-done
-echo @boot layers; under "$boot"
-echo @root layers; under /
-echo @crypttab; grep -v '^ *#' /etc/crypttab
+echo @mounts
+fats=' ' rw= root= on= n=0
+while read -r s m t o _; do
+    echo "$m $t"
+    [ "$m" != / ] || root=$s
+    case $t:$o, in vfat:*) fats="$fats$m ";; efivarfs:rw,*) [ "$m" != $v ] || rw=1;; esac
+done </proc/mounts
+echo @efivars; echo $rw
+for d in "$boot/efi" /efi /boot/efi "$boot"; do case $fats in *" $d "*) esp=$d; break;; esac; done
+[ -e "$boot" ] && while read -r s rest; do
+    case $n in
+        1) on=$s; echo "@boot room"; echo "$s $rest";;
+        2) echo "@esp room"; echo "$s $rest";;
+    esac
+    n=$((n + 1))
+done <<E
+$(df -Pk "$boot" ${esp:+"$esp"})
+E
+echo @boot layers; under "$on"
+echo @root layers; under "$root"
+echo @crypttab; [ ! -e /etc/crypttab ] || grep -v '^ *#' /etc/crypttab
 for g in "$boot/grub" "$boot/grub2"; do [ -f "$g/grub.cfg" ] && break; g=; done
 echo @grub; echo "$g"
 echo @grub has; [ -z "$g" ] || {
-    for w in next_entry 'save_env next_entry' custom.cfg; do grep -qF "$w" "$g/grub.cfg" && echo "$w"; done
+    c=$(cat "$g/grub.cfg")
+    for w in next_entry 'save_env next_entry' custom.cfg; do case $c in *"$w"*) echo "$w";; esac; done
     [ -f "$g/grubenv" ] && echo grubenv
 }
 echo @loader info; text LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
@@ -72,7 +88,6 @@ echo @loader default; text LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c
 for l in "$boot" /efi /boot/efi; do [ -f "$l/loader/loader.conf" ] && break; l=; done
 echo @loader; echo "$l"
 echo @loader conf; [ -z "$l" ] || cat "$l/loader/loader.conf"
-echo @end
 """
 
 
@@ -124,14 +139,26 @@ class System:
 
 def read_system(ssh: Ssh, *, boot: str = BOOT) -> System:
     """Ask the running system; `boot` is where its boot loader's files are. Raises LabError if it does not answer so."""
+    return ask_system(ssh, boot=boot)[0]
+
+
+def ask_system(
+    ssh: Ssh, *, boot: str = BOOT, more: str = "", timeout_s: float = ANSWER_S
+) -> tuple[System, Mapping[str, str]]:
+    """`read_system`, and in the same round trip the answers to `more`: shell that prints ``@name`` before each."""
     # The tools are looked for where root's login shell may not look.
     head = f"PATH=$PATH:/usr/sbin:/sbin:/usr/bin:/bin\nboot={shlex.quote(boot)}\n"
-    done = ssh.run(head + _QUESTIONS.replace("TOOLS", " ".join(TOOLS)), timeout_s=ANSWER_S)
+    questions = _QUESTIONS.replace("TOOLS", " ".join(TOOLS))
+    done = ssh.run(f"{head}{questions}{more}\necho @end\n", timeout_s=timeout_s)
     said = split_answers(done.output)
     if "end" not in said or not said.get("boot room"):
         words = escape((done.output + done.complaints)[-200:])
         raise LabError(f"{ssh.component}: its system does not answer as Linux: {words}", component=ssh.component)
-    kinds = {line.split()[1]: line.split()[2] for line in said["mounts"].splitlines() if len(line.split()) > 2}
+    return _system(said), said
+
+
+def _system(said: Mapping[str, str]) -> System:
+    kinds = {line.split()[0]: line.split()[1] for line in said["mounts"].splitlines() if len(line.split()) > 1}
     facts = {name: said[name] for name in ("bios vendor", "bios version", "bios date", "board") if said.get(name)}
     return System(
         user=said["user"],
@@ -139,13 +166,13 @@ def read_system(ssh: Ssh, *, boot: str = BOOT) -> System:
         boot_id=said["boot id"],
         command_line=said["command line"],
         uefi=said["firmware"] == "uefi",
-        efivars=said["efivars"].strip() not in ("", "0"),
+        efivars=bool(said["efivars"]),
         secure_boot=said["secure boot"].split()[-1:] == ["1"],
         lockdown=_chosen(said["lockdown"]),
         kexec_off=said["kexec off"] == "1",
         tools=frozenset(said["tools"].split()),
         boot=_room(said["boot room"], kinds),
-        esp=_room(said["esp room"], kinds) if said["esp room"] else None,
+        esp=_room(said["esp room"], kinds) if said.get("esp room") else None,
         boot_layers=tuple(said["boot layers"].splitlines()),
         root_layers=tuple(said["root layers"].splitlines()),
         crypttab=tuple(said["crypttab"].splitlines()),

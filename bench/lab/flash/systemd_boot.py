@@ -6,10 +6,22 @@ The default has to be named: without a name it is the first in an order in which
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 
 from bench.errors import LabError
 from bench.lab.flash import efivarfs, files
-from bench.lab.flash.oneshot import PREFIX, WORD, Arming, Entry, OneShot, done, is_program_of_uefi, said
+from bench.lab.flash.oneshot import (
+    PREFIX,
+    WORD,
+    Addition,
+    Arming,
+    Entry,
+    Left,
+    OneShot,
+    done,
+    is_program_of_uefi,
+    said,
+)
 from bench.lab.flash.system import LOADER, System
 from bench.lab.ssh import Ssh
 
@@ -21,16 +33,21 @@ class SystemdBoot(OneShot):
     """systemd-boot, from any release that takes Boot Loader Specification entries."""
 
     name = "systemd-boot"
+    questions = f"""
+f=${{l:+$l/bench}}
+echo @pending; text {_VARIABLE}
+echo @entries; [ -z "$l" ] || ls "$l/loader/entries" | grep '^{PREFIX}'
+"""
 
     def objections(self, system: System) -> list[str]:
         """See OneShot."""
+        found = efivarfs.objections(system)
         if not system.uefi:
-            return ["the machine was not started by UEFI firmware"]
+            return found
         if not system.loader or not system.loader_info.startswith("systemd-boot"):
             return [
                 f"systemd-boot has not started this system ({system.loader_info or 'no boot loader says its name'})"
             ]
-        found = [] if system.efivars else ["UEFI variables cannot be written (efivarfs is not mounted read-write)"]
         default = default_entry(system)
         if not default:
             found.append(f"{system.loader}/loader/loader.conf names no default: a new entry might become it")
@@ -49,13 +66,17 @@ class SystemdBoot(OneShot):
         room = system.esp if system.esp is not None and system.esp.mount == system.loader else system.boot
         return f"{system.loader}/bench", room.free_bytes
 
-    def add(self, ssh: Ssh, system: System, entry: Entry) -> None:
+    def left(self, answers: Mapping[str, str]) -> Left:
+        """See OneShot."""
+        return Left(answers["pending"], bool(answers["entries"]))
+
+    def adding(self, system: System, answers: Mapping[str, str], entry: Entry) -> Addition:  # noqa: ARG002
         """See OneShot."""
         lines = [f"linux {entry.kernel.removeprefix(system.loader)}"]
         lines += [f"initrd {entry.initrd.removeprefix(system.loader)}"] if entry.initrd else []
-        self._write(ssh, system, entry.name, [*lines, f"options {entry.command_line}"])
+        return self._addition(system, entry.name, [*lines, f"options {entry.command_line}"])
 
-    def add_twin(self, ssh: Ssh, system: System, token: str) -> Entry:
+    def twin(self, ssh: Ssh, system: System, answers: Mapping[str, str], token: str) -> tuple[Entry, Addition]:  # noqa: ARG002
         """The entry that has started the running system, with one more word."""
         selected = system.loader_selected
         path = f"{_entries(system)}/{selected.removesuffix('.conf')}.conf"
@@ -69,17 +90,16 @@ class SystemdBoot(OneShot):
             )
         kept = [line for line in lines if line.split(None, 1)[:1] not in (["title"], ["sort-key"], ["version"])]
         entry = Entry(token, "", "", f"{WORD}{token}")
-        self._write(ssh, system, entry.name, [*kept, f"options {entry.command_line}"])
-        return entry
+        return entry, self._addition(system, entry.name, [*kept, f"options {entry.command_line}"])
 
-    def _write(self, ssh: Ssh, system: System, name: str, lines: list[str]) -> None:
-        content = "\n".join([f"title {name}", *lines, ""]).encode()
-        files.replace(ssh, f"{_entries(system)}/{name}.conf", content)
-
-    def arming(self, ssh: Ssh, system: System, entry: Entry) -> Arming:  # noqa: ARG002
-        """See OneShot."""
-        value = f"{entry.name}.conf"
-        return Arming(f"{efivarfs.writing(_VARIABLE, f'{value}{chr(0)}'.encode('utf-16-le'))} && {_SHOWING}", value)
+    def _addition(self, system: System, name: str, lines: list[str]) -> Addition:
+        value = f"{name}.conf"
+        setting = efivarfs.writing(_VARIABLE, f"{value}\0".encode("utf-16-le"))
+        return Addition(
+            files.replacing(f"{_entries(system)}/{value}"),
+            "\n".join([f"title {name}", *lines, ""]).encode(),
+            Arming(setting, _SHOWING, value, efivarfs.removing(_VARIABLE)),
+        )
 
     def pending(self, ssh: Ssh, system: System) -> str:  # noqa: ARG002
         """See OneShot."""

@@ -1,7 +1,7 @@
 """An image onto the machine: under another name first, on disk, read back there, and only then under its own.
 
 The name is the content's hash, so that what is there already is not sent again; that it is what its name says is
-computed on the machine every time. A part that was left by a lab that died is removed with the next prune.
+computed on the machine every time. A part that a lab has left that died is gone on with, if it is how the image begins.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench.errors import LabError
-from bench.lab.flash.oneshot import ask, done
+from bench.lab.flash.oneshot import PATH
 from bench.lab.load import Note
 from bench.lab.ssh import Ssh
+from bench.lab.text import escape
 
 HASH_DIGITS = 16
 PART = ".part"
-# Nothing is so slow that it sends no chunk in so long.
-CHUNK_S = 30.0
+# Nothing is so slow that it takes not a byte in so long.
+STALL_S = 30.0
+# Exit code of what follows where a file has come whole and is another one.
+_OTHER = 4
 HASHING_S = 120.0
-_CHUNK_BYTES = 32 << 10
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Image:
     """``kernel`` or ``initrd``."""
     content: bytes
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the content."""
         return hashlib.sha256(self.content).hexdigest()
@@ -44,33 +47,43 @@ class Image:
         return f"{self.sha256[:HASH_DIGITS]}.{self.what}"
 
 
-def upload(ssh: Ssh, folder: str, image: Image, note: Note) -> str:
-    """Have `image` in `folder` on the machine; its path there.
+@dataclass(frozen=True)
+class Stored:
+    """A file that is on the machine, by its own account: it has read it back."""
 
-    Raises LabError: SshError if the connection fails, with the part left to the next prune.
+    size_bytes: int
+    sha256: str
+
+
+def upload(ssh: Ssh, folder: str, image: Image, note: Note, *, stored: Mapping[str, Stored] | None = None) -> str:
+    """Have `image` in `folder` on the machine, which has `stored` there; its path. One round trip, or none.
+
+    Raises LabError: SshError if the connection fails, with what has come left there, to be gone on with.
     """
-    path = f"{folder}/{image.name}"
-    begun = time.monotonic()
-    if _hash_there(ssh, path) == image.sha256:
-        done(ssh, f"touch {shlex.quote(path)}", what="mark it as used")
+    stored, path, begun = stored or {}, f"{folder}/{image.name}", time.monotonic()
+    whole = stored.get(image.name)
+    if whole is not None and whole.sha256 == image.sha256:
         note(_step("verified", image, begun, "was there already"))
         return path
-    note({"step": "uploading", "file": path, "bytes": str(len(image.content))})
-    part = path + PART
-    try:
-        _send(ssh, part, image.content)
-        found = _hash_there(ssh, part, first=f"sync {shlex.quote(part)} && ")
-        if found != image.sha256:
-            words = f"SHA-256 there is {found or 'not to be had'}, here {image.sha256}"
-            raise LabError(f"{ssh.component}: {path}: {words}", component=ssh.component, witness=words)
-    except LabError as error:
-        if not hasattr(error, "trouble"):  # the connection still works
-            ask(ssh, f"rm -f {shlex.quote(part)}")
-        raise
-    into = f"mv -f {shlex.quote(part)} {shlex.quote(path)} && sync {shlex.quote(folder)}"
-    done(ssh, into, what=f"rename {part}", timeout_s=HASHING_S)
-    note(_step("verified", image, begun, "uploaded"))
+    start = _resumed(image, stored.get(image.name + PART))
+    if start:
+        note({"step": "uploading", "file": path, "bytes": str(len(image.content)), "goes on at": str(start)})
+        # The upload that was cut may have written more since it was looked at, if its end was not noticed there yet.
+        if not _sent(ssh, path, image, start, other_is_error=False):
+            start = 0
+    if not start:
+        note({"step": "uploading", "file": path, "bytes": str(len(image.content))})
+        _sent(ssh, path, image, 0)
+    note(_step("verified", image, begun, f"uploaded from byte {start} on" if start else "uploaded"))
     return path
+
+
+def _resumed(image: Image, part: Stored | None) -> int:
+    """How many bytes of the part on the machine are how the image begins: all of them, or none."""
+    if part is None or part.size_bytes > len(image.content):
+        return 0
+    same = hashlib.sha256(image.content[: part.size_bytes]).hexdigest() == part.sha256
+    return part.size_bytes if same else 0
 
 
 def _step(name: str, image: Image, begun: float, how: str) -> Mapping[str, str]:
@@ -81,13 +94,36 @@ def _step(name: str, image: Image, begun: float, how: str) -> Mapping[str, str]:
     }  # fmt: skip
 
 
-def _hash_there(ssh: Ssh, path: str, *, first: str = "") -> str:
-    """SHA-256 of a file, computed by the machine from what its file system gives back; empty: there is none."""
-    finished = ask(ssh, f"{first}sha256sum <{shlex.quote(path)}", timeout_s=HASHING_S)
-    return finished.output.decode("ascii", "replace").split()[0] if finished.output.split() else ""
+# In one command, so that each of these is done or not, whoever is lost meanwhile. The connection that breaks looks like
+# the end of the file: what has come by then is kept. What has come whole and is another one is not, nor what found no
+# room.
+_RECEIVE = """
+[ -d "$folder" ] || { mkdir -p "$folder" && sync "${folder%/*}/"; } || exit 1
+[ $start != 0 ] || : >"$part"
+cat >>"$part" || { rm -f "$part"; exit 1; }
+sync "$part" || exit 1
+n=$(wc -c <"$part")
+[ "$n" -ge $total ] || { echo "$n of $total bytes came" >&2; exit 1; }
+s=$(sha256sum <"$part")
+s=${s%% *}
+[ "$s" = $expected ] || { rm -f "$part"; echo "SHA-256 there is ${s:-not to be had}, here $expected" >&2; exit 4; }
+mv -f "$part" "$whole" && sync "$folder"
+"""
 
 
-def _send(ssh: Ssh, path: str, content: bytes) -> None:
-    with ssh.sftp(timeout_s=CHUNK_S) as sftp, sftp.writing(path) as file:
-        for start in range(0, len(content), _CHUNK_BYTES):
-            file.write(content[start : start + _CHUNK_BYTES])
+def _sent(ssh: Ssh, path: str, image: Image, start: int, *, other_is_error: bool = True) -> bool:
+    """Send what is missing of `image`; whether it is then there. False, if that is not to be an error, if what has come
+    whole is another one."""
+    values = {
+        "folder": shlex.quote(path.rpartition("/")[0]), "part": shlex.quote(path + PART), "whole": shlex.quote(path),
+        "start": start, "total": len(image.content), "expected": image.sha256,
+    }  # fmt: skip
+    head = "".join(f"{name}={value}\n" for name, value in values.items())
+    content = image.content[start:]
+    finished = ssh.run(PATH + head + _RECEIVE, stdin=content, timeout_s=HASHING_S, stall_s=STALL_S)
+    if finished.status == _OTHER and not other_is_error:
+        return False
+    if finished.status:
+        words = escape(finished.complaints[-300:].strip()) or f"exit code {finished.status}"
+        raise LabError(f"{ssh.component}: {path}: {words}", component=ssh.component, witness=words)
+    return True
