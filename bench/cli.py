@@ -18,6 +18,7 @@ from bench.cli_health import health
 from bench.cli_images import app as images
 from bench.cli_inventory import check, discover, schema
 from bench.cli_lock import app as lock
+from bench.cli_matrix import replay_cases
 from bench.cli_microcode import app as microcode
 from bench.cli_netboot import app as netboot
 from bench.cli_night import night
@@ -148,6 +149,8 @@ def replay(capture: CaptureArgument, json: Json = False) -> int:
     from bench.parse.capture_file import read_captures
     from bench.report.rows import EXIT_CODES, judgement_rows, judgement_table
 
+    if (code := replay_cases(capture, json=json)) is not None:
+        return code
     captures = read_captures(capture)
     judgement = judge(captures)
     seconds = round(sum(c.events[-1].at_s for c in captures if c.events), 2)
@@ -171,6 +174,8 @@ def explain(
     from bench.report.explain import explain as story
 
     where = _capture_of(run)
+    if replay_cases(where, json=False) is not None:
+        return 0
     captures = read_captures(where)
     wanted, limit = frozenset(window or ()), 10**9 if all_windows else 3
     for line in story(judge(captures), windows=wanted, limit=limit, captures=captures, replay=str(where)):

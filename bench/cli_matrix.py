@@ -16,6 +16,7 @@ from bench.terminal import note, say
 
 if TYPE_CHECKING:
     from bench.images.microcode_package import Package
+    from bench.microcode.observe import Difference
     from bench.microcode.run import Cell, Result, Subject
     from bench.microcode.trial import Case
 
@@ -196,6 +197,32 @@ def _cells(
     ]
 
 
+def replay_cases(path: Path, *, json: bool) -> int | None:
+    """Judge boots of cases again, those at or under `path`; None: there are none, and it is something else."""
+    if not path.is_dir():
+        return None
+    from bench.microcode.again import judge_again
+    from bench.records import worst
+    from bench.report.rows import EXIT_CODES
+
+    boots = list(judge_again(path))
+    if not boots:
+        return None
+    for boot in boots:
+        if json:
+            row = {"case": boot.case, "kernel": boot.image, "machine": boot.machine, "virtual": True}
+            row |= {"verdict": boot.verdict, "why": boot.why, "folder": str(boot.folder)}
+            row["predicted"] = {"end": boot.story.end, "lines": list(boot.story.lines)}
+            say(jsons.dumps(row | {"differences": [vars(d) for d in boot.differences]}))
+            continue
+        say(f"{boot.verdict:5} {boot.image} {boot.machine} {boot.folder.name}  {boot.why}".rstrip())
+        _say_differences(boot.differences)
+    if not json:
+        agreed = sum(boot.verdict == "PASS" for boot in boots)
+        say(f"{agreed} of {len(boots)} boots as predicted (cases of microcode; virtual: the loader, not the processor)")
+    return EXIT_CODES[worst([boot.verdict for boot in boots])]
+
+
 def _say_result(outcome: Result, json: bool) -> None:
     where = f"{outcome.subject} {outcome.machine} {outcome.case}"
     if json:
@@ -206,7 +233,11 @@ def _say_result(outcome: Result, json: bool) -> None:
         say(jsons.dumps(row))
         return
     say(f"{outcome.verdict:5} {where:50} {outcome.seconds:6.2f} s  {outcome.why}".rstrip())
-    for d in outcome.differences:
+    _say_differences(outcome.differences)
+
+
+def _say_differences(differences: Sequence[Difference]) -> None:
+    for d in differences:
         say(f"{'':6}{d.field}: predicted {d.predicted}")
         say(f"{'':6}{'':{len(d.field)}}  observed  {d.observed}")
 

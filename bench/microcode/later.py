@@ -12,22 +12,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.lab.virtual_cpu import RECORD
 from bench.microcode.observe import (
     Comparison,
     Difference,
     Observed,
     Write,
     as_seen,
+    compare,
     end_of,
+    observe,
     statements_of,
     understood_of,
     writes_of,
 )
 from bench.microcode.story import Story, by_order_of_processors
 from bench.parse.microcode_said import all_console_lines, cpuinfo_readings, logged_lines
-from bench.records import Capture
+from bench.records import Capture, Verdict
 from bench.sim.ucode_load import End
 
+AGAIN = "-again"
+"""How the folder of a second boot ends, after the power was off."""
 _AT = re.compile(rb"bench-init: at (\d+)\r?\n")
 _FAILED = re.compile(rb"bench-init: failed (\d+): (?:put|move|suspend|kexec)\b")
 _TAINTED = re.compile(rb"^(\d+)\r?$", re.MULTILINE)
@@ -90,6 +95,25 @@ def compare_story(story: Story, capture: Capture, record: Path) -> tuple[Observe
     if late and comparison.found:
         comparison.damage.append(f"processors that are emulated came too late: {late}")
     return seen, comparison.found, "; ".join(comparison.damage)
+
+
+def hold_boot(story: Story, capture: Capture, folder: Path) -> tuple[Observed, list[Difference], str]:
+    """One boot of a case, whichever of its two: as `compare_story`. The folder of a second one ends in `AGAIN`."""
+    second = folder.name.endswith(AGAIN)
+    if not second and (story.moments or story.how):
+        return compare_story(story, capture, folder / RECORD)
+    seen = observe(capture, folder / RECORD)
+    found, damage = compare(story.again if second else story.early, seen)
+    return seen, found, damage
+
+
+def verdict_of(seen: Observed, found: Sequence[Difference], damage: str) -> tuple[Verdict, str]:
+    """Of a boot that was compared, and what is to blame where that is not the kernel."""
+    if seen.end.startswith("ended by"):
+        return Verdict.MISS, seen.end
+    if damage:
+        return Verdict.MISS, f"serial line: {damage}"
+    return (Verdict.FAIL if found else Verdict.PASS), ""
 
 
 def _ordered(lines: Sequence[str]) -> tuple[str, ...]:

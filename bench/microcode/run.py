@@ -20,9 +20,8 @@ from bench.images.newest_update import intels_newest, made_up
 from bench.initrd import init_cpio
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, Progress, boot
-from bench.lab.virtual_cpu import RECORD
-from bench.microcode.later import compare_story
-from bench.microcode.observe import LOG_WORDS, Difference, Observed, compare, observe
+from bench.microcode.later import AGAIN, hold_boot, verdict_of
+from bench.microcode.observe import LOG_WORDS, Difference, Observed
 from bench.microcode.story import Story, files_of, kexec_files, look, predict_story, steps_of
 from bench.microcode.trial import Case, Ground, Trial
 from bench.parse.capture_file import read_captures
@@ -198,28 +197,22 @@ def run_case(
         )  # fmt: skip
 
     cores = Cores(trial.rules, trial.processors)
+    outcome = Verdict.PASS, ""
     seen: Observed | None = None
     found: list[Difference] = []
-    damage = ""
     try:
-        for part, there in ((initrd, folder), (second, folder.with_name(f"{folder.name}-again"))):
-            if there != folder and (trial.then is not Restart.POWER_CYCLE or found or damage):
+        for part, there in ((initrd, folder), (second, folder.with_name(f"{folder.name}{AGAIN}"))):
+            if there != folder and (trial.then is not Restart.POWER_CYCLE or outcome[0] is not Verdict.PASS):
                 break
             load = Load(subject.kernel, part, command_line, msr_sites=subject.sites, cores=cores)
             boot(machine, load, there, meta=meta, limits=limits, cancel=cancel, progress=progress)
             (capture,) = read_captures(there)
-            if there == folder and (trial.deeds or trial.then):
-                seen, found, damage = compare_story(story, capture, there / RECORD)
-            else:
-                seen = observe(capture, there / RECORD)
-                found, damage = compare(story.early if there == folder else story.again, seen)
-            if seen.end.startswith("ended by"):
-                return result(Verdict.MISS, seen, found, seen.end)
+            seen, found, damage = hold_boot(story, capture, there)
+            outcome = verdict_of(seen, found, damage)
     except LabError as error:
         return result(Verdict.MISS, None, (), f"{error.component}: {error}")
-    if damage:
-        return result(Verdict.MISS, seen, found, f"serial line: {damage}")
-    return result(Verdict.FAIL if found else Verdict.PASS, seen, found)
+    verdict, why = outcome
+    return result(verdict, seen, found, why)
 
 
 def _as_json(story: Story) -> object:

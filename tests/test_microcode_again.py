@@ -1,0 +1,80 @@
+"""A boot of a case of microcode is judged again from its folder alone, by the verbs that judge any other capture."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench.cli import app
+from bench.errors import FormatError
+from bench.microcode.again import case_folders, judge_again
+from bench.records import Verdict
+
+KEPT = Path(__file__).parent / "captures" / "microcode-newest"
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Path:
+    """A boot of the case `newest` on linux-6.1-trace, two processors."""
+    return Path(shutil.copytree(KEPT, tmp_path / "run" / "00001-newest-1"))
+
+
+def test_it_gives_the_verdict_that_it_had(boot: Path) -> None:
+    (again,) = judge_again(boot.parent)
+    assert (again.verdict, again.case, again.image, again.model) == (
+        Verdict.PASS,
+        "newest",
+        "linux-6.1-trace",
+        "06-55-04",
+    )
+    assert len(again.observed.writes) == 2 and again.observed.searches
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "field"),
+    [
+        ("serial.bin", b"revision=0x100", b"revision=0x101", "lines"),
+        ("microcode.jsonl", b'"after": 256', b'"after": 255', "writes"),
+    ],
+)
+def test_what_the_boot_left_is_what_counts(boot: Path, name: str, old: bytes, new: bytes, field: str) -> None:
+    data = (boot / name).read_bytes()
+    assert old in data
+    (boot / name).write_bytes(data.replace(old, new))
+    (again,) = judge_again(boot)
+    assert again.verdict is Verdict.FAIL and field in [difference.field for difference in again.differences]
+
+
+def test_a_line_that_lost_a_byte_is_no_fault_of_the_kernel(boot: Path) -> None:
+    data = (boot / "serial.bin").read_bytes()
+    where = data.rindex(b"revision=0x100")
+    (boot / "serial.bin").write_bytes(data[:where] + b"revision=0x10X" + data[where + 14 :])
+    (again,) = judge_again(boot)
+    assert again.verdict is Verdict.PASS, "the other reading is as predicted"
+
+
+def test_a_prediction_that_cannot_be_read_is_named(boot: Path) -> None:
+    meta = json.loads((boot / "capture.json").read_bytes())
+    meta["prediction"]["early"]["end"] = "tea"
+    (boot / "capture.json").write_text(json.dumps(meta))
+    with pytest.raises(FormatError, match=r"capture\.json: prediction\.early\.end: no prediction that can be read"):
+        list(judge_again(boot))
+
+
+def test_other_folders_are_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "capture.json").write_text("[]")
+    assert case_folders(tmp_path) == [] and case_folders(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize("verb", ["replay", "explain"])
+def test_replay_and_explain_know_it(verb: str, boot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (boot / "microcode.jsonl").write_text("")
+    code = app([verb, str(boot)], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert code == (1 if verb == "replay" else 0)
+    assert said.startswith("FAIL  linux-6.1-trace skylake-server 00001-newest-1\n")
+    assert "first write: predicted processor 0: 0xff -> 0x100 by 0x100" in said and "observed  none" in said
+    assert said.endswith("0 of 1 boots as predicted (cases of microcode; virtual: the loader, not the processor)\n")
