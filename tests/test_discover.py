@@ -50,7 +50,7 @@ ANSWERS: dict[str, str] = {
 SYSTEM = System(
     user="0", kernel="6.1.0", boot_id="x", command_line="BOOT_IMAGE=/vmlinuz root=/dev/sda2", uefi=True, efivars=True,
     secure_boot=False, lockdown="none", kexec_off=False,
-    tools=frozenset({"sha256sum", "sync", "kexec", "grub-editenv"}),
+    tools=frozenset({"sha256sum", "sync", "kexec", "grub-editenv", "chattr", "dd", "od"}),
     boot=Room("/dev/sda2", GIB, "/boot", "ext4"), esp=Room("/dev/sda1", GIB, "/boot/efi", "vfat"), boot_layers=(),
     root_layers=(), crypttab=(), grub="/boot/grub",
     grub_has=frozenset({"next_entry", "save_env next_entry", "custom.cfg", "grubenv"}), loader="", loader_info="",
