@@ -113,6 +113,8 @@ void trace_enter(const struct hook_frame *hook)
 	if (tracer.busy)
 		tracer_broken(frame);
 	tracer.busy = 1;
+	/* Whether it is shown or not: code that faults gets on, and has a cap of its own. */
+	tracer.ticks = 0;
 	tracer.faults++;
 	tracer.step_faults++;
 	shown = tracer.step_faults <= BENCH_WIRE_FAULTS_SHOWN;
