@@ -214,7 +214,7 @@ def _make(kind: str, system: KnownGood, keys: bytes, work: Path) -> None:
     efi = work / "esp" / "EFI" / "BOOT"
     efi.mkdir(parents=True)
     if kind == SECURE_BOOT_DISK:
-        _sign_posted(work / "esp")
+        _put_signed_loaders(work / "esp")
         _put(_fat(work / "esp", _ESP, work), disk, _ESP)
         _put(_ext4(boot, work), disk, _BOOT)
         return
@@ -235,7 +235,7 @@ def _make(kind: str, system: KnownGood, keys: bytes, work: Path) -> None:
     _put(_btrfs(boot, work) if blind else _ext4(boot, work), disk, _BOOT)
 
 
-def _sign_posted(esp: Path) -> None:
+def _put_signed_loaders(esp: Path) -> None:
     """Debian's signed boot loaders, and the way from there to grub.cfg."""
     debs = obtain(SIGNED_PACKAGES)
     there = {name: content for package in SIGNED_PACKAGES for name, content in files_of(debs[package])}

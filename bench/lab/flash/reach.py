@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from bench.errors import LabError, UsageError
 from bench.hardware import SshAccess
@@ -77,10 +78,11 @@ def come_back(machine: Machine, power: Power, boot_id: str, *, wait_s: float) ->
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         try:
-            ssh = connected(access_of(machine))
-            if read_boot_id(ssh) not in ("", boot_id):
-                return ssh
-            ssh.close()
+            with ExitStack() as closing:
+                ssh = closing.enter_context(connected(access_of(machine)))
+                if read_boot_id(ssh) not in ("", boot_id):
+                    closing.pop_all()
+                    return ssh
         except SshError as error:
             if error.trouble == "refuses":
                 power.off()
