@@ -152,8 +152,8 @@ class Apt:
 
     def update(self) -> None:
         """Fetch the lists anew."""
-        self._fresh = False
         self._run("apt-get", "update")
+        self._fresh = False
 
     def depends(self, package: str, version: str) -> list[str]:
         """Names of the packages that this version of `package` depends on, alternatives left out."""
