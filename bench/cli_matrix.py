@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from bench.images.microcode_package import Package
     from bench.microcode.observe import Difference
     from bench.microcode.run import Cell, Result, Subject
+    from bench.microcode.story import Story
     from bench.microcode.trial import Case
+    from bench.sim.ucode_load import EarlyLoad
 
 # So many lines at the end, a kernel on a machine each; above that one for each kernel.
 SHOWN = 16
@@ -208,19 +210,21 @@ def replay_cases(path: Path, *, json: bool) -> int | None:
     boots = list(judge_again(path))
     if not boots:
         return None
+    verdict = worst([boot.verdict for boot in boots])
+    if json:
+        rows = [
+            {"case": b.case, "kernel": b.image, "machine": b.machine, "virtual": True, "verdict": b.verdict,
+             "folder": str(b.folder), "why": b.why, **_compared(b.predicted, b.differences)}
+            for b in boots
+        ]  # fmt: skip
+        say(jsons.dumps({"verdict": verdict, "runs": rows}, indent=2))
+        return EXIT_CODES[verdict]
     for boot in boots:
-        if json:
-            row = {"case": boot.case, "kernel": boot.image, "machine": boot.machine, "virtual": True}
-            row |= {"verdict": boot.verdict, "why": boot.why, "folder": str(boot.folder)}
-            row["predicted"] = {"end": boot.story.end, "lines": list(boot.story.lines)}
-            say(jsons.dumps(row | {"differences": [vars(d) for d in boot.differences]}))
-            continue
         say(f"{boot.verdict:5} {boot.image} {boot.machine} {boot.folder.name}  {boot.why}".rstrip())
         _say_differences(boot.differences)
-    if not json:
-        agreed = sum(boot.verdict == "PASS" for boot in boots)
-        say(f"{agreed} of {len(boots)} boots as predicted (cases of microcode; virtual: the loader, not the processor)")
-    return EXIT_CODES[worst([boot.verdict for boot in boots])]
+    agreed = sum(boot.verdict == "PASS" for boot in boots)
+    say(f"{agreed} of {len(boots)} boots as predicted (cases of microcode; virtual: the loader, not the processor)")
+    return EXIT_CODES[verdict]
 
 
 def _say_result(outcome: Result, json: bool) -> None:
@@ -228,12 +232,17 @@ def _say_result(outcome: Result, json: bool) -> None:
     if json:
         row = {"case": outcome.case, "kernel": outcome.subject, "machine": outcome.machine, "virtual": True}
         row |= {"verdict": outcome.verdict, "seconds": outcome.seconds, "folder": outcome.folder, "why": outcome.why}
-        row["predicted"] = {"end": outcome.predicted.end, "lines": list(outcome.predicted.lines)}
-        row["differences"] = [vars(d) for d in outcome.differences]
-        say(jsons.dumps(row))
+        say(jsons.dumps(row | _compared(outcome.predicted, outcome.differences)))
         return
     say(f"{outcome.verdict:5} {where:50} {outcome.seconds:6.2f} s  {outcome.why}".rstrip())
     _say_differences(outcome.differences)
+
+
+def _compared(predicted: EarlyLoad | Story, differences: Sequence[Difference]) -> dict[str, object]:
+    return {
+        "predicted": {"end": predicted.end, "lines": list(predicted.lines)},
+        "differences": [vars(d) for d in differences],
+    }
 
 
 def _say_differences(differences: Sequence[Difference]) -> None:

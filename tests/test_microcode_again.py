@@ -64,6 +64,27 @@ def test_a_prediction_that_cannot_be_read_is_named(boot: Path) -> None:
         list(judge_again(boot))
 
 
+def test_a_record_of_writes_that_cannot_be_read_is_named(boot: Path) -> None:
+    with (boot / "microcode.jsonl").open("a") as file:
+        file.write('{"processor": 1}\n')
+    with pytest.raises(FormatError, match=r"microcode\.jsonl:3: no record of a write to MSR 0x79"):
+        list(judge_again(boot))
+
+
+def test_a_boot_whose_folder_only_looks_like_that_of_a_second_one_is_judged_as_the_first(boot: Path) -> None:
+    (again,) = judge_again(boot.rename(boot.with_name("kept-again")))
+    assert again.verdict is Verdict.PASS
+
+
+def test_replay_has_the_same_form_of_json_for_it_as_for_any_capture(
+    boot: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app(["replay", "--json", str(boot)], standalone_mode=False) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["verdict"] == "PASS" and [run["case"] for run in said["runs"]] == ["newest"]
+    assert said["runs"][0]["predicted"]["end"] == "boots" and said["runs"][0]["differences"] == []
+
+
 def test_other_folders_are_none_of_it(tmp_path: Path) -> None:
     (tmp_path / "capture.json").write_text("[]")
     assert case_folders(tmp_path) == [] and case_folders(tmp_path / "absent") == []

@@ -10,11 +10,12 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import FormatError
-from bench.microcode.later import hold_boot, verdict_of
+from bench.microcode.later import due_in, hold_boot, verdict_of
 from bench.microcode.observe import Difference, Observed
 from bench.microcode.story import Story
 from bench.parse.capture_file import read_captures
 from bench.records import Verdict
+from bench.sim.ucode_load import EarlyLoad
 
 META = "capture.json"
 
@@ -31,7 +32,7 @@ class Rejudged:
     verdict: Verdict
     why: str
     """What is to blame where the verdict is the lab's; else empty."""
-    story: Story
+    predicted: Story | EarlyLoad
     observed: Observed
     differences: Sequence[Difference]
 
@@ -77,7 +78,7 @@ def _judge(folder: Path) -> Rejudged:
         capture.model,
         verdict,
         why,
-        story,
+        due_in(story, folder),
         seen,
         tuple(found),
     )

@@ -29,7 +29,8 @@ from bench.microcode.observe import (
 from bench.microcode.story import Story, by_order_of_processors
 from bench.parse.microcode_said import all_console_lines, cpuinfo_readings, logged_lines
 from bench.records import Capture, Verdict
-from bench.sim.ucode_load import End
+from bench.sim.ucode_load import EarlyLoad, End
+from bench.x86.microcode_processor import Restart
 
 AGAIN = "-again"
 """How the folder of a second boot ends, after the power was off."""
@@ -97,13 +98,20 @@ def compare_story(story: Story, capture: Capture, record: Path) -> tuple[Observe
     return seen, comparison.found, "; ".join(comparison.damage)
 
 
+def due_in(story: Story, folder: Path) -> Story | EarlyLoad:
+    """What of it the boot in this folder comes to: an early load, if it is the second one or has nothing behind it."""
+    if story.how is Restart.POWER_CYCLE and folder.name.endswith(AGAIN):
+        return story.again
+    return story if story.moments or story.how else story.early
+
+
 def hold_boot(story: Story, capture: Capture, folder: Path) -> tuple[Observed, list[Difference], str]:
     """One boot of a case, whichever of its two: as `compare_story`. The folder of a second one ends in `AGAIN`."""
-    second = folder.name.endswith(AGAIN)
-    if not second and (story.moments or story.how):
-        return compare_story(story, capture, folder / RECORD)
+    due = due_in(story, folder)
+    if isinstance(due, Story):
+        return compare_story(due, capture, folder / RECORD)
     seen = observe(capture, folder / RECORD)
-    found, damage = compare(story.again if second else story.early, seen)
+    found, damage = compare(due, seen)
     return seen, found, damage
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from bench.errors import FormatError
 from bench.parse.kernel import read_kernel_log
 from bench.parse.kernel_microcode import Microcode
 from bench.parse.microcode_said import console_lines, cpuinfo_readings, logged_lines
@@ -78,12 +79,15 @@ def observe(capture: Capture, record: Path) -> Observed:
 
 
 def writes_of(record: Path) -> Iterator[Write]:
-    """What a boot's processors were given, in order."""
+    """What a boot's processors were given, in order. Raises FormatError, which names the line."""
     if not record.is_file():
         return
-    for line in record.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        yield Write(row["processor"], row["revision"], row["before"], row["after"])
+    for number, line in enumerate(record.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            yield Write(row["processor"], row["revision"], row["before"], row["after"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise FormatError("no record of a write to MSR 0x79", source=f"{record}:{number}") from error
 
 
 def end_of(capture: Capture) -> str:
