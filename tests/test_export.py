@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv as csvs
-import importlib.util
+import importlib
+import inspect
 import io
 import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree as xml
 
@@ -164,36 +165,35 @@ def test_ktap_counts_lab_trouble_as_skipped(runs: list[StoredRun]) -> None:
     assert sum(" # SKIP" in line for line in results) == skipped > 0
 
 
-def kernels_own_parser() -> ModuleType:
-    """kunit_parser.py of a kernel's source in the cache, where building one leaves it."""
+def kernels_own_parsers() -> Iterator[Callable[[Iterable[str]], Any]]:
+    """parse_run_tests() of every kernel's source in the cache, where building one leaves it."""
     place = "trees/*/linux/tools/testing/kunit/kunit_parser.py"
     if not list(default_cache().glob(place)):
         build_kernel(find_root(), "linux-6.1")
     found = sorted(default_cache().glob(place))
     assert found, "the kernel is built, but its tree was pruned: remove the kernel from the cache, and it is made anew"
-    sys.path.insert(0, str(found[0].parent))
-    try:
-        spec = importlib.util.spec_from_file_location("kunit_parser", found[0])
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["kunit_parser"] = module
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.pop(0)
+    for path in found:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(path.parent)
+            for name in ("kunit_parser", "kunit_printer"):
+                patch.delitem(sys.modules, name, raising=False)
+            parser = importlib.import_module("kunit_parser")
+            assert parser.__file__ == str(path)
+            # 6.1 and 6.12 have one printer, 7.3 is given one.
+            wants_printer = len(inspect.signature(parser.parse_run_tests).parameters) > 1
+            printer = [importlib.import_module("kunit_printer").stdout] if wants_printer else []
+            yield lambda lines, parse=parser.parse_run_tests, printer=printer: parse(lines, *printer)
 
 
 @pytest.mark.kernels
 def test_the_kernels_own_kunit_parser_reads_it(runs: list[StoredRun], capsys: pytest.CaptureFixture[str]) -> None:
-    parser = kernels_own_parser()
-    printer = sys.modules.get("kunit_printer")
-    arguments = [printer.stdout] if printer else []
-    test = parser.parse_run_tests(ktap(runs), *arguments)
-    verdicts = count(runs)
-    counts = test.counts
-    assert counts.failed == verdicts[Verdict.FAIL]
-    assert counts.passed == verdicts[Verdict.PASS] + verdicts[Verdict.DONE]
-    assert counts.skipped == verdicts[Verdict.SKIP] + verdicts[Verdict.MISS] + verdicts[Verdict.ERROR]
-    assert (counts.errors, counts.crashed) == (0, 0)
-    assert len(test.subtests) == len(runs)
-    assert "[ERROR]" not in capsys.readouterr().out
+    for parse in kernels_own_parsers():
+        test = parse(ktap(runs))
+        verdicts = count(runs)
+        counts = test.counts
+        assert counts.failed == verdicts[Verdict.FAIL]
+        assert counts.passed == verdicts[Verdict.PASS] + verdicts[Verdict.DONE]
+        assert counts.skipped == verdicts[Verdict.SKIP] + verdicts[Verdict.MISS] + verdicts[Verdict.ERROR]
+        assert (counts.errors, counts.crashed) == (0, 0)
+        assert len(test.subtests) == len(runs)
+        assert "[ERROR]" not in capsys.readouterr().out
