@@ -133,6 +133,7 @@ class Line:
 
     def __init__(self, path: Path) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._path = path
         path.unlink(missing_ok=True)
         self._listener.bind(str(path))
         self._listener.listen(4)
@@ -158,6 +159,7 @@ class Line:
 
     def close(self) -> None:
         self._listener.close()
+        self._path.unlink(missing_ok=True)
 
 
 def starts_its_disk(one: Box) -> bytes:
