@@ -60,19 +60,24 @@ class Box:
 
 @contextmanager
 def box(
-    folder: Path, segment: Segment, number: int, loader: PxeLoader, *, firmware: str = "bios", rom: bool = True,
-    model: str = "haswell", netdev: str = "", more: Sequence[str] = (), ip: bool = True,
+    folder: Path, segment: Segment | None, number: int, loader: PxeLoader, *, firmware: str = "bios", rom: bool = True,
+    model: str = "haswell", netdev: str = "", serial: str = "", more: Sequence[str] = (), ip: bool = True,
 ) -> Iterator[Box]:  # fmt: skip
-    """Machine `number` of a segment, off. `rom`: its card has iPXE in ROM; without, UEFI's own driver is used."""
+    """Machine `number` of a segment (or on `netdev`), off. `rom`: its card has iPXE in ROM; else UEFI's driver is used.
+
+    Its line is a socket of its folder, or QEMU's character device `serial`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     entry = load_inventory(REPO)[model]
-    serial, pid_file, start = folder / "serial", folder / "pid", folder / "start"
+    line, pid_file, start = folder / "serial", folder / "pid", folder / "start"
+    if segment is not None and not netdev:
+        netdev = segment.netdev(number, "n0")
     card = "virtio-net-pci" if firmware == "uefi" else "e1000"
     words = [
         program("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
         "-monitor", "none", *_board(entry, firmware),
-        "-chardev", f"socket,id=s0,path={serial},server=off", "-serial", "chardev:s0",
-        "-netdev", netdev or segment.netdev(number, "n0"),
+        "-chardev", serial or f"socket,id=s0,path={line},server=off", "-serial", "chardev:s0",
+        "-netdev", netdev,
         "-device", f"{card},netdev=n0,mac={mac(number)},bootindex=0" + ("" if rom else ",romfile="),
         "-device", "virtio-rng-pci", *_firmware(folder, firmware), *more,
     ]  # fmt: skip
@@ -99,7 +104,7 @@ def box(
         boot_network=NETWORK,
     )
     try:
-        yield Box(machine, replace(entry, virtual=None, serial_url=f"listen+unix://{serial}", wiring=wiring))
+        yield Box(machine, replace(entry, virtual=None, serial_url=f"listen+unix://{line}", wiring=wiring))
     finally:
         machine.kill()
 

@@ -31,6 +31,7 @@ PROGRAMS = {
     "socat": "socat",
     "qemu-system-x86_64": "qemu-system-x86",
     "dnsmasq": "dnsmasq-base",
+    "unshare": "util-linux",
 }
 
 
