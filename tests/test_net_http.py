@@ -181,6 +181,13 @@ def test_a_client_s_next_boot_may_come_from_the_same_port(site: Site, stays: boo
         wait_for(lambda: not connections(site.port), "the connection is forgotten")
 
 
+def test_a_client_of_http_1_0_is_told_the_end_by_hanging_up(site: Site) -> None:
+    item = site.shelf.put("kernel", MAC, b"x" * 1000, "kernel")
+    with socket.create_connection(("127.0.0.1", site.port), timeout=http_server.HOLD_S / 2) as client:
+        client.sendall(f"GET {item.path} HTTP/1.0\r\n\r\n".encode())
+        assert b"".join(iter(lambda: client.recv(4096), b"")).endswith(b"\r\n\r\n" + b"x" * 1000)
+
+
 def read_answer(client: socket.socket) -> int:
     """Bytes of the answer's body."""
     data = b""

@@ -251,7 +251,12 @@ class _Handler(BaseHTTPRequestHandler):
             _leave_nothing(self.connection)
 
     def _until_hung_up(self) -> None:
-        """The client goes first, if it is still there: it may not have looked at all that it has."""
+        """The client goes first, if it is still there: it may not have looked at all that it has.
+
+        By HTTP/1.0 (PXELINUX 6.04) it waits for us.
+        """
+        if self.request_version == "HTTP/1.0":
+            self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(HOLD_S)
         deadline = time.monotonic() + HOLD_S
         while time.monotonic() < deadline and self.connection.recv(BLOCK_BYTES):
