@@ -102,8 +102,9 @@ class HttpServer(ThreadingMixIn, TCPServer):
 
     def process_request_thread(self, request: object, client_address: tuple[str, int]) -> None:
         """One client, in a thread of its own."""
+        assert isinstance(request, socket.socket)
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+            super().process_request_thread(request, client_address)
         finally:
             with self._lock:
                 self._open[client_address[0]] -= 1
