@@ -66,7 +66,7 @@ LAYERS = (
     layer("run"),
     layer("recovery", "report"),
     layer("discovered", "judge", "doctor", "health", "hosts", "leases"),
-    layer("early_load", "unpatched", "update_safety", "update_steps"),
+    layer("early_load", "rescue", "unpatched", "update_safety", "update_steps"),
     layer("endings"),
     layer("loading", "obedience", "outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),

@@ -61,13 +61,15 @@ class Box:
 @contextmanager
 def box(
     folder: Path, segment: Segment, number: int, loader: PxeLoader, *, firmware: str = "bios", rom: bool = True,
-    model: str = "haswell", netdev: str = "", more: Sequence[str] = (), ip: bool = True,
+    model: str = "haswell", netdev: str = "", more: Sequence[str] = (), ip: bool = True, own_disk: bool = True,
+    card: str = "",
 ) -> Iterator[Box]:  # fmt: skip
-    """Machine `number` of a segment, off. `rom`: its card has iPXE in ROM; without, UEFI's own driver is used."""
+    """Machine `number` of a segment, off. `rom`: its card has iPXE in ROM; without, UEFI's own driver is used.
+    `own_disk`: one with BIOS has a disk that says so."""
     folder.mkdir(parents=True, exist_ok=True)
     entry = load_inventory(REPO)[model]
     serial, pid_file, start = folder / "serial", folder / "pid", folder / "start"
-    card = "virtio-net-pci" if firmware == "uefi" else "e1000"
+    card = card or ("virtio-net-pci" if firmware == "uefi" else "e1000")
     words = [
         program("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
         "-monitor", "none", *_board(entry, firmware),
@@ -76,7 +78,7 @@ def box(
         "-device", f"{card},netdev=n0,mac={mac(number)},bootindex=0" + ("" if rom else ",romfile="),
         "-device", "virtio-rng-pci", *_firmware(folder, firmware), *more,
     ]  # fmt: skip
-    if firmware == "bios":
+    if firmware == "bios" and own_disk:
         path = disk(folder / "disk")
         words += ["-drive", f"if=none,id=d0,format=raw,file={path}", "-device", "ide-hd,drive=d0,bootindex=1"]
     quoted = " ".join(f"'{word}'" for word in words)
