@@ -33,6 +33,8 @@ from bench.rescue.keys import BootKeys, make_keys
 
 USER, PORT = "root", 22
 CONNECT_S = 10.0
+# Nobody there says nothing at all.
+REACH_S = 2.0
 EVERY_S = 1.0
 # What the system says of itself, in the order of coming → who has not done it if it is missing, and in which words.
 SPOKEN: tuple[tuple[str, bytes, str, str], ...] = (
@@ -134,9 +136,9 @@ def _answers(
     told: Callable[[str], None],
 ) -> Rescued:
     """The system, when it answers. Raises BootError, or SshError for another host key than this boot's."""
-    steps = _Steps(capture, begun, told)
+    steps = _Steps(capture, begun, at_s, told)
     allowed_s = metal.post_s(machine) + SYSTEM_S
-    way = Way(lambda host, port, timeout_s: place.connect(host, port, timeout_s=timeout_s), keys.private_key)
+    way = Way(lambda host, port, _: place.connect(host, port, timeout_s=REACH_S), keys.private_key)
     last: LabError | None = None
     # An init that found no card does not go on: what is missing is known.
     while time.monotonic() - begun < allowed_s and not _NO_CARD.search(capture.read(0)):
@@ -155,8 +157,6 @@ def _answers(
             boot_id = escape(ssh.run("cat /proc/sys/kernel/random/boot_id", timeout_s=CONNECT_S).output.strip())
             said = _SYSTEM.search(capture.read(0))
             heard = said is not None and said[1].decode() == boot_id
-            if capture.first is not None:
-                steps.times["first byte"] = round(capture.first.at_s - at_s, 1)
             witness = {"step": "rescue system", "address": address, "boot id": boot_id}
             capture.event(LabEventKind.LOADING, witness)
             return Rescued(ssh, address, place, keys, boot_id, heard, steps.times)
@@ -180,20 +180,20 @@ def _addresses(machine: Machine, place: Place, capture: CaptureWriter) -> Iterat
 class _Steps:
     """What the serial line has told of so far."""
 
-    def __init__(self, capture: CaptureWriter, begun: float, told: Callable[[str], None]) -> None:
-        self._capture, self._begun, self._told = capture, begun, told
+    def __init__(self, capture: CaptureWriter, begun: float, at_s: float, told: Callable[[str], None]) -> None:
+        self._capture, self._begun, self._at_s, self._told = capture, begun, at_s, told
         self.times: dict[str, float] = {}
 
-    def came(self, name: str) -> None:
+    def came(self, name: str, after_s: float | None = None) -> None:
         """Note a step, the first time."""
         if name not in self.times:
-            self.times[name] = round(time.monotonic() - self._begun, 1)
+            self.times[name] = round(time.monotonic() - self._begun if after_s is None else after_s, 1)
             self._told(f"{name} after {self.times[name]} s")
 
     def look(self) -> None:
         """Note what is on the serial line now."""
         if self._capture.first is not None:
-            self.came("first serial byte")
+            self.came("first serial byte", self._capture.first.at_s - self._at_s)
         data = self._capture.read(0)
         for name, words, _, _ in SPOKEN:
             if name not in self.times and words in data:

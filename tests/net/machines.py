@@ -62,10 +62,10 @@ class Box:
 def box(
     folder: Path, segment: Segment, number: int, loader: PxeLoader, *, firmware: str = "bios", rom: bool = True,
     model: str = "haswell", netdev: str = "", more: Sequence[str] = (), ip: bool = True, own_disk: bool = True,
-    card: str = "",
+    card: str = "", cable: tuple[Path, Path] | None = None,
 ) -> Iterator[Box]:  # fmt: skip
     """Machine `number` of a segment, off. `rom`: its card has iPXE in ROM; without, UEFI's own driver is used.
-    `own_disk`: one with BIOS has a disk that says so."""
+    `own_disk`: one with BIOS has a disk that says so. `cable`: its serial line, the machine's end and the console's."""
     folder.mkdir(parents=True, exist_ok=True)
     entry = load_inventory(REPO)[model]
     serial, pid_file, start = folder / "serial", folder / "pid", folder / "start"
@@ -73,7 +73,8 @@ def box(
     words = [
         program("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
         "-monitor", "none", *_board(entry, firmware),
-        "-chardev", f"socket,id=s0,path={serial},server=off", "-serial", "chardev:s0",
+        "-chardev", f"serial,id=s0,path={cable[0]}" if cable else f"socket,id=s0,path={serial},server=off",
+        "-serial", "chardev:s0",
         "-netdev", netdev or segment.netdev(number, "n0"),
         "-device", f"{card},netdev=n0,mac={mac(number)},bootindex=0" + ("" if rom else ",romfile="),
         "-device", "virtio-rng-pci", *_firmware(folder, firmware), *more,
@@ -101,7 +102,8 @@ def box(
         boot_network=NETWORK,
     )
     try:
-        yield Box(machine, replace(entry, virtual=None, serial_url=f"listen+unix://{serial}", wiring=wiring))
+        url = str(cable[1].resolve()) if cable else f"listen+unix://{serial}"
+        yield Box(machine, replace(entry, virtual=None, serial_url=url, wiring=wiring))
     finally:
         machine.kill()
 

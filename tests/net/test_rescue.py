@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.hardware import PxeLoader
+from bench.images.disk import build_disk
+from bench.images.known_good import build_known_good
 from bench.images.rescue import build_rescue
 from bench.lab.capture import CaptureWriter
 from bench.lab.net.server import BootServer
 from bench.lab.power.choose import power_of
+from bench.lab.ssh import SshError
+from bench.rescue import session
+from bench.rescue.findings import look
+from bench.rescue.keys import make_keys
 from bench.rescue.session import Rescued, rescued
-from tests.net.boots import boot_network, steps
+from tests.net.boots import boot_network, events, steps
 from tests.net.machines import REPO, Box, box
+from tests.net.rescue_lab import lab
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -56,3 +66,64 @@ def test_a_machine_without_a_disk_answers_ssh(tmp_path: Path, loader: PxeLoader,
             print(told)
         assert one.machine.pid is None, "it is off"
     assert steps(tmp_path / "capture")[-2:] == ["spent", "rescue system"]
+
+
+def test_recover_says_that_there_is_no_disk(tmp_path: Path) -> None:
+    with lab(tmp_path, "bios") as here:
+        code, found = here.json("recover", "box", "--rescue")
+        assert here.box.machine.pid is None, "it is left off"
+    assert (code, found["ok"], found["disks"], found["firmware"]) == (0, True, [], "bios")
+    assert found["serial_line_is_its"] and {"bios vendor", "memory map"} <= found["facts"].keys()
+
+
+def test_another_host_key_than_this_boot_s_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else answers at the machine's address: what is pinned is a key that the machine was not given."""
+    monkeypatch.setattr(session, "make_keys", lambda name: replace(make_keys(name), host_key=make_keys(name).host_key))
+    with boot_network(1) as (wire, server), box(tmp_path / "box", wire, 0, PxeLoader.IPXE, own_disk=False) as one:
+        with pytest.raises(SshError, match="another host key than the pinned one"), rescue(one, server, tmp_path / "c"):
+            pass
+        assert one.machine.pid is None, "it is off"
+    (offered,) = [event for event in events(tmp_path / "c") if event["kind"] == "restored"]
+    assert offered["witness"]["offer"] in ("none", "withdrawn")
+
+
+def test_what_is_left_over_and_what_is_damaged_is_said_and_nothing_is_written(tmp_path: Path) -> None:
+    whole = build_disk("uefi-grub", build_known_good(REPO), b"").path
+    disk = tmp_path / "disk"
+    subprocess.run(["cp", "--sparse=always", whole, disk], check=True)
+    more = ("-drive", f"if=none,id=d1,format=raw,file={disk}", "-device", "virtio-blk-pci,drive=d1,bootindex=5")
+    with (
+        boot_network(1) as (wire, server),
+        box(
+            tmp_path / "box", wire, 0, PxeLoader.IPXE, firmware="uefi", rom=False, more=more
+        ) as one,
+        rescue(one, server, tmp_path / "c") as there,
+    ):  # fmt: skip
+        before = look(there.ssh)
+        assert (before.firmware, before.secure_boot, before.troubles) == ("uefi", False, ())
+        assert before.whole == ("grub on vda2: 'known-good'",)
+        (found,) = before.disks
+        assert (found.name, found.table, found.size_bytes) == ("vda", "gpt", disk.stat().st_size)
+        assert [volume.kind for volume in found.volumes] == ["vfat", "ext4", ""]
+        assert found.volumes[0].programs == ("/EFI/BOOT/BOOTX64.EFI",)
+        kernel, initrd = found.volumes[1].loaders[0].starts[0].files
+        assert (kernel.path, kernel.checked) == ("/vmlinuz", "unpacked")
+        assert initrd.path == "/initrd" and initrd.size_bytes > 1 << 20
+
+        damage = (
+            "mount -t ext4 /dev/vda2 /mnt && cd /mnt && grub-editenv grub/grubenv set next_entry=bench-0123 && "
+            "echo '# bench: begin (removed by the bench after the boot)' >grub/custom.cfg && "
+            "dd if=/dev/zero of=vmlinuz bs=1k seek=4000 count=8 conv=notrunc 2>/dev/null && rm initrd && cd / && "
+            "umount /mnt && sync"
+        )
+        done = there.ssh.run(damage, timeout_s=60)
+        assert done.status == 0, done.complaints
+        as_it_was = hashlib.sha256(disk.read_bytes()).digest()
+        after = look(there.ssh)
+        assert hashlib.sha256(disk.read_bytes()).digest() == as_it_was
+        left, ours, damaged, missing = after.troubles
+        assert left == "grub on vda2: a one-shot is left over: the next boot takes bench-0123"
+        assert ours == "grub on vda2: an entry of the bench's is left over in /grub"
+        assert damaged.startswith("grub on vda2: 'known-good' cannot start: /vmlinuz: damaged: ")
+        assert missing == "grub on vda2: 'known-good' cannot start: /initrd: missing"
+        assert after.whole == ()

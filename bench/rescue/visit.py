@@ -1,0 +1,65 @@
+"""A machine looked at by the rescue system, from power-on to power-off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.images.small_system import BuiltSystem
+from bench.lab import metal
+from bench.lab.capture import CaptureWriter
+from bench.lab.fingerprint import read_system
+from bench.lab.net.server import BootServer
+from bench.lab.power.switched import SwitchedPower
+from bench.records import Machine
+from bench.rescue import kept
+from bench.rescue.findings import Found, look
+from bench.rescue.session import require_rescuable, rescued
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What came of it."""
+
+    found: Found
+    kernel: str
+    heard: bool
+    """Whether the serial line of its entry is this machine's."""
+    times: Mapping[str, float]
+    """Step → seconds since power-on."""
+    way_in: str = ""
+    """The command by which a person logs in, if the machine was left up."""
+
+
+def captured(machine: Machine, folder: Path) -> CaptureWriter:
+    """The capture of a boot of the rescue system."""
+    info = {"machine": machine.name, "model": machine.model, "image": "rescue", "virtual": machine.virtual is not None}
+    return CaptureWriter(
+        folder, url=machine.serial_url, baud=machine.serial_baud, info=info, reconnect_s=metal.RECONNECT_S
+    )
+
+
+def visit(
+    machine: Machine,
+    system: BuiltSystem,
+    folder: Path,
+    *,
+    power: SwitchedPower,
+    server: BootServer | None = None,
+    keep: bool = False,
+    told: Callable[[str], None] = lambda _: None,
+) -> Visit:
+    """Boot `system` on `machine`, which has to be ours, and look at its disks; captured into `folder`. It is off
+    afterwards unless `keep`. Raises UsageError, LabError; BootError names the first step that is missing.
+    """
+    require_rescuable(machine)
+    kept.forget(machine.name)
+    with (
+        captured(machine, folder) as capture,
+        rescued(machine, system, power, capture, server=server, keep=keep, told=told) as there,
+    ):
+        facts = read_system(there.ssh)
+        found = replace(look(there.ssh), facts=facts.fingerprint)
+        way_in = kept.keep(machine.name, there) if keep else ""
+        return Visit(found, facts.kernel, there.heard, dict(there.times), way_in)
