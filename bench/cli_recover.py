@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli_health import AcceptDrift, AtHand, Json, MachineName, Results, Wait, at_hand
+from bench.cli_health import AcceptDrift, AtHand, Json, MachineName, Results, Wait, at_hand, rescue_system
 from bench.describe import printable
 from bench.errors import UsageError
 from bench.terminal import note, say
@@ -53,6 +53,7 @@ def recover(
             power=here.power,
             accept_drift=accept_drift,
             told=here.told,
+            rescue=here.rescue,
         )
     if json:
         say(jsons.dumps({"ok": found.ok, "capture": str(here.folder), **asdict(found)}, indent=2))
@@ -66,15 +67,12 @@ def recover(
 
 
 def _rescue(here: AtHand, *, keep: bool, json: bool) -> int:
-    from bench.images.rescue import build_rescue
     from bench.inventory import find_root
     from bench.rescue.session import require_rescuable
     from bench.rescue.visit import visit
 
     require_rescuable(here.machine)
-    if not json:
-        note("the rescue system: found in the cache, or made of Debian's packages, which takes minutes the first time")
-    system = build_rescue(find_root())
+    system = rescue_system(find_root(), quiet=json)
     came = visit(
         here.machine, system, here.folder, power=here.power, keep=keep, told=note if not json else lambda _: None
     )

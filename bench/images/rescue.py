@@ -63,6 +63,11 @@ SYSTEM = SmallSystem(
             *("sd_mod", "sr_mod", "sdhci_pci", "mmc_block", "xhci_pci", "ehci_pci", "usb_storage", "uas", "virtio_pci"),
         ),
         "file systems": ("ext4", "vfat", "nls_cp437", "nls_ascii", "nls_utf8", "btrfs", "xfs", "efivarfs"),
+        # Sums that file systems and disks ask the kernel for by name.
+        "sums": (
+            *("crc32c_generic", "crc32c_intel", "crct10dif_generic", "crc64_rocksoft_generic"),
+            *("xxhash_generic", "sha256_generic", "blake2b_generic"),
+        ),
         "processor": ("msr", "cpuid"),
     },
     place_modules=by_alias,

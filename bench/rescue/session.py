@@ -19,6 +19,7 @@ from bench.images.small_system import BuiltSystem
 from bench.lab import metal
 from bench.lab.capture import CaptureWriter
 from bench.lab.flash.reach import SYSTEM_S
+from bench.lab.flash.refusals import NO_EARLY_LOADER
 from bench.lab.load import Load
 from bench.lab.net.loader import NetLoader
 from bench.lab.net.place import Place
@@ -55,6 +56,7 @@ class Rescued:
 
     ssh: Ssh
     address: str
+    access: SshAccess
     place: Place
     keys: BootKeys
     boot_id: str
@@ -79,7 +81,7 @@ def require_rescuable(machine: Machine) -> None:
 
 def command_line(machine: Machine, server: str) -> str:
     """The rescue system's: its console, the card that it was started by, and who has to learn its address."""
-    words = [f"console=ttyS0,{machine.serial_baud}", "panic=10", f"bench.mac={machine.wiring.mac}"]
+    words = [f"console=ttyS0,{machine.serial_baud}", "panic=10", NO_EARLY_LOADER, f"bench.mac={machine.wiring.mac}"]
     return " ".join([*words, f"bench.server={server}"])
 
 
@@ -159,7 +161,7 @@ def _answers(
             heard = said is not None and said[1].decode() == boot_id
             witness = {"step": "rescue system", "address": address, "boot id": boot_id}
             capture.event(LabEventKind.LOADING, witness)
-            return Rescued(ssh, address, place, keys, boot_id, heard, steps.times)
+            return Rescued(ssh, address, access, place, keys, boot_id, heard, steps.times)
         time.sleep(EVERY_S)
     finding = missing(capture.folder, str(last) if last else "")
     raise BootError(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.hardware import PxeLoader
+from bench.health import Health
 from bench.images.disk import build_disk
 from bench.images.known_good import build_known_good
 from bench.images.rescue import build_rescue
@@ -23,8 +26,9 @@ from bench.rescue import session
 from bench.rescue.findings import look
 from bench.rescue.keys import make_keys
 from bench.rescue.session import Rescued, rescued
+from bench.store import Store
 from tests.net.boots import boot_network, events, steps
-from tests.net.machines import REPO, Box, box
+from tests.net.machines import REPO, Box, box, mac
 from tests.net.rescue_lab import lab
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -127,3 +131,57 @@ def test_what_is_left_over_and_what_is_damaged_is_said_and_nothing_is_written(tm
         assert damaged.startswith("grub on vda2: 'known-good' cannot start: /vmlinuz: damaged: ")
         assert missing == "grub on vda2: 'known-good' cannot start: /initrd: missing"
         assert after.whole == ()
+
+
+def by_name(found: dict[str, Any]) -> dict[str, bool | None]:
+    return {check["name"]: check["ok"] for check in found["checks"]}
+
+
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_a_machine_without_a_disk_is_examined_and_describes_itself(tmp_path: Path, firmware: str) -> None:
+    with lab(tmp_path, firmware, keys='known_good = "rescue"') as here:
+        code, found = here.json("health", "box")
+        assert (code, found["ok"]) == (0, True)
+        assert by_name(found) == {
+            "serial port": True,
+            "power read back": True,
+            "rescue system": True,
+            "host key": None,
+            "serial line": True,
+            "left off": True,
+            "clock": True,
+            "room in /boot": None,
+            "firmware": True,
+        }
+        assert found["time_to_first_byte_s"] >= 0 and found["time_to_ssh_s"] > 0
+        fingerprint = found["condition"]["fingerprint"]
+        assert {"bios version", "memory map", "microcode"} <= fingerprint.keys()
+
+        with Store(here.results / "bench.sqlite") as store:
+            Health(store).note("box", [], fingerprint | {"bios version": "of another time"})
+        code, found = here.json("health", "box")
+        (drift,) = [check for check in found["checks"] if check["ok"] is False]
+        assert code == 3 and drift["name"] == "firmware" and "bios version was 'of another time'" in drift["found"]
+
+        output = tmp_path / "new.toml"
+        code, told = here.json("inventory", "discover", "box", "--rescue", "--output", str(output))
+        entry = tomllib.loads(output.read_text())
+        assert code == 0 and here.box.machine.pid is None, "it is off"
+    machine = here.box.entry
+    assert entry == {
+        "name": "new",
+        "signature": machine.model,
+        # QEMU's register, which reads 0 whatever the inventory calls the machine.
+        "platform_id": 0,
+        "maxphyaddr": machine.maxphyaddr,
+        "nx": machine.nx,
+        "la57": machine.la57,
+        "memory": "8 GiB",
+        "mac": mac(0),
+        "ip": "10.77.0.101",
+        "firmware": firmware,
+        "boot_methods": ["pxe"],
+        "pxe_loader": "ipxe",
+        "known_good": "rescue",
+    }
+    assert told["processor"]["source"] == "CPUID" and told["processor"]["platform_source"] == "MSR 0x17"
