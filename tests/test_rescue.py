@@ -17,9 +17,17 @@ import pytest
 from bench.cli import app
 from bench.errors import LabError, UsageError
 from bench.health import Health, examine
-from bench.images import modules
+from bench.images import modules, rescue
+from bench.images.kernel_cache import write_manifest
 from bench.images.modules import by_alias
-from bench.images.small_system import archive, keys_archive
+from bench.images.small_system import (
+    OUTPUTS,
+    archive,
+    find_system,
+    keys_archive,
+    removable_systems,
+    verify_systems,
+)
 from bench.inventory import load_inventory, survey
 from bench.lab.fingerprint import split_answers
 from bench.lab.net.place import Place
@@ -188,6 +196,25 @@ def test_equal_input_gives_equal_bytes_in_whatever_order() -> None:
     tree: dict[str, bytes | str] = {"init": b"#!/bin/sh\n", "bin/sh": "busybox", "etc/x": b"y"}
     assert archive(tree, ["init"]) == archive(dict(reversed(tree.items())), {"init"})
     assert keys_archive(host_key=b"k", authorized_keys=["a"]) == keys_archive(host_key=b"k", authorized_keys=["a"])
+
+
+def test_the_newest_build_is_found_and_the_others_may_go(tmp_path: Path) -> None:
+    folders = [tmp_path / (digit * 64) for digit in "abc"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        for name in OUTPUTS:
+            (folder / name).write_text(f"{name} {number}")
+        inputs = {"n": number}
+        manifest = {"name": rescue.NAME, "hash": folder.name, "built": f"2026-01-0{3 - number}", "inputs": inputs}
+        write_manifest(folder, manifest, OUTPUTS)
+    (folders[2] / "manifest.json").unlink()
+    found = find_system(rescue.SYSTEM, cache=tmp_path)
+    assert found is not None and found[0].kernel.parent == folders[0], "the newest"
+    assert [item.path for item in removable_systems(tmp_path)] == folders[1:]
+    assert len(verify_systems(cache=tmp_path)) == 2
+    (folders[0] / "initrd").write_text("another")
+    (trouble, *_) = verify_systems([rescue.NAME], cache=tmp_path)[0].troubles
+    assert "initrd: has changed" in trouble
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ SYSTEM = SmallSystem(
         "fdisk",
         "efibootmgr",
         "dmidecode",
+        "zstd",
     ),
     # Where each program lies in its package, the names of Debian 12 and 13.
     programs={
@@ -45,6 +46,8 @@ SYSTEM = SmallSystem(
         "sbin/sfdisk": ("sbin/sfdisk", "usr/sbin/sfdisk"),
         "bin/efibootmgr": ("bin/efibootmgr", "usr/bin/efibootmgr"),
         "usr/sbin/dmidecode": ("usr/sbin/dmidecode",),
+        # Kernels are packed by it, and a look at one unpacks it.
+        "usr/bin/zstd": ("usr/bin/zstd",),
     },
     applets=tuple(
         sorted(

@@ -12,7 +12,7 @@ import posixpath
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,17 @@ from typing import Any
 from bench.cache import cache_folder
 from bench.errors import FormatError, LabError
 from bench.images.kernel import build_kernel
-from bench.images.kernel_cache import MANIFEST, default_cache, hash_of, read_manifest, write_manifest
+from bench.images.kernel_cache import (
+    MANIFEST,
+    Checked,
+    Removable,
+    default_cache,
+    folder_bytes,
+    hash_of,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 from bench.images.kernel_description import PrebuiltDescription, load_description
 from bench.images.kernel_source import Source, SourceStore, pinned, sha256_of
 from bench.images.kernel_tree import write_whole
@@ -124,6 +134,31 @@ def find_system(system: SmallSystem, *, cache: Path | None = None) -> tuple[Buil
         return None
     _, folder, manifest = max(found, key=lambda each: (each[0], each[1]))
     return _built(folder, folder.name), manifest
+
+
+def manifest_of(built: BuiltSystem) -> dict[str, Any]:
+    """All that went into a system and came out. Raises FormatError if that cannot be read."""
+    return read_manifest(built.kernel.parent)
+
+
+def verify_systems(names: Sequence[str] = (), cache: Path | None = None) -> list[Checked]:
+    """`kernel_cache.verify` for systems; those of before there were manifests are passed over."""
+    checked = verify(cache or systems_cache(), names)
+    return [each for each in checked if (each.folder / MANIFEST).is_file()]
+
+
+def removable_systems(cache: Path | None = None) -> list[Removable]:
+    """Every build but the newest of its name, and what has no manifest that can be read."""
+    folders = [path for path in sorted((cache or systems_cache()).glob("*")) if len(path.name) == 64 and path.is_dir()]
+    newest: dict[str, tuple[str, Path]] = {}
+    for folder in folders:
+        try:
+            manifest = read_manifest(folder)
+        except FormatError:
+            continue
+        newest[manifest["name"]] = max(newest.get(manifest["name"], ("", folder)), (manifest["built"], folder))
+    kept = {folder for _, folder in newest.values()}
+    return [Removable(folder, "system", folder_bytes(folder)) for folder in folders if folder not in kept]
 
 
 def _built(folder: Path, identity: str) -> BuiltSystem:
