@@ -18,7 +18,6 @@ from bench.terminal import note, say
 
 if TYPE_CHECKING:
     from bench.health import Check, Health
-    from bench.images.small_system import BuiltSystem
     from bench.lab.power.switched import SwitchedPower
     from bench.records import Machine
     from bench.rescue.examined import Booting
@@ -75,19 +74,10 @@ def at_hand(name: str, results: Path | None, *, purpose: str, wait: float, json:
         yield AtHand(machine, power, Health(store), folder, told, rescue)
 
 
-def rescue_system(root: Path, *, quiet: bool) -> BuiltSystem:
-    """The rescue system, built if it is not there."""
-    from bench.images.rescue import SYSTEM, build_rescue
-    from bench.images.small_system import find_system
-
-    if not quiet and find_system(SYSTEM) is None:
-        note("making the rescue system of Debian's packages, once: that takes minutes")
-    return build_rescue(root)
-
-
 def _rescue(machine: Machine, root: Path, power: SwitchedPower) -> Booting:
     from functools import partial
 
+    from bench.cli_rescue import rescue_system
     from bench.rescue.session import require_rescuable, rescued
 
     require_rescuable(machine)

@@ -137,20 +137,17 @@ RESCUE_BOOT = "/run"
 @contextmanager
 def _rescued(name: str, results: Path | None, *, quiet: bool) -> Iterator[tuple[Ssh, SshAccess, Wiring]]:
     """A machine of the inventory that runs the rescue system; off at the end."""
-    from bench.cli_health import at_hand, rescue_system
-    from bench.inventory import find_root
-    from bench.rescue.session import require_rescuable, rescued
+    from bench.cli_rescue import rescuable
+    from bench.rescue.session import rescued
     from bench.rescue.visit import captured
 
-    with at_hand(name, results, purpose="bench inventory discover", wait=0, json=True) as here:
-        require_rescuable(here.machine)
-        system = rescue_system(find_root(), quiet=quiet)
-        told = (lambda _: None) if quiet else note
-        with (
-            captured(here.machine, here.folder) as capture,
-            rescued(here.machine, system, here.power, capture, told=told) as there,
-        ):
-            yield there.ssh, there.access, here.machine.wiring
+    told = (lambda _: None) if quiet else note
+    with (
+        rescuable(name, results, purpose="bench inventory discover", wait=0, json=quiet) as here,
+        captured(here.machine, here.folder) as capture,
+        rescued(here.machine, here.system, here.power, capture, loader=here.loader, told=told) as there,
+    ):
+        yield there.ssh, there.access, here.machine.wiring
 
 
 def _shown(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json as jsons
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli_health import AcceptDrift, AtHand, Json, MachineName, Results, Wait, at_hand, rescue_system
+from bench.cli_health import AcceptDrift, Json, MachineName, Results, Wait, at_hand
+from bench.cli_rescue import rescuable
 from bench.describe import printable
 from bench.errors import UsageError
 from bench.terminal import note, say
@@ -27,6 +29,9 @@ def recover(
     keep: Annotated[
         bool, typer.Option("--keep", help="With --rescue: leave it up, and print the command to log in.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="With --rescue: withdraw what a run has left in its boot loaders.")
+    ] = False,
     wait: Wait = 0,
     results: Results = None,
     json: Json = False,
@@ -39,13 +44,13 @@ def recover(
     """
     from bench.recovery import recover as bring_back
 
-    if keep and not rescue:
-        raise UsageError("--keep goes with --rescue")
+    if (keep or repair) and not rescue:
+        raise UsageError(f"--{'keep' if keep else 'repair'} goes with --rescue")
     if rescue and accept_drift:
         raise UsageError("--accept-drift is for the machine's own system, and --rescue does not start that")
+    if rescue:
+        return _rescue(machine, results, wait, keep=keep, mend=repair, json=json)
     with at_hand(machine, results, purpose="bench recover", wait=wait, json=json) as here:
-        if rescue:
-            return _rescue(here, keep=keep, json=json)
         found = bring_back(
             here.machine,
             here.health,
@@ -66,46 +71,58 @@ def recover(
     return 0 if found.ok else 3
 
 
-def _rescue(here: AtHand, *, keep: bool, json: bool) -> int:
-    from bench.inventory import find_root
-    from bench.rescue.session import require_rescuable
+def _rescue(name: str, results: Path | None, wait: float, *, keep: bool, mend: bool, json: bool) -> int:
     from bench.rescue.visit import visit
 
-    require_rescuable(here.machine)
-    system = rescue_system(find_root(), quiet=json)
-    came = visit(
-        here.machine, system, here.folder, power=here.power, keep=keep, told=note if not json else lambda _: None
-    )
-    troubles = came.found.troubles
+    with rescuable(name, results, purpose="bench recover", wait=wait, json=json) as here:
+        if keep and here.loader is not None:
+            raise UsageError(f"{name}: a virtual machine goes with the bench that plays it: there is nothing to keep")
+        telling = note if not json else lambda _: None
+        came = visit(
+            here.machine,
+            here.system,
+            here.folder,
+            power=here.power,
+            loader=here.loader,
+            keep=keep,
+            mend=mend,
+            told=telling,
+        )
     if json:
-        say(jsons.dumps(_as_json(here, came), indent=2))
-        return 3 if troubles else 0
+        say(jsons.dumps(_as_json(here.folder, came), indent=2))
+    else:
+        _say(name, here.folder, came)
+    return 3 if came.found.troubles else 0
+
+
+def _say(name: str, folder: Path, came: Visit) -> None:
     for line in told(came.found):
         say(printable(line))
-    for trouble in troubles:
+    for one in came.repaired:
+        say(f"done    {printable(one)} withdrawn")
+    for trouble in came.found.troubles:
         say(f"WRONG   {printable(trouble)}")
     for start in came.found.whole:
         say(f"whole   {printable(start)}")
     if not came.found.whole:
         say("No disk has a boot loader whose entries can be started, as far as the bench knows.")
-    name = here.machine.name
-    if keep:
+    if came.way_in:
         say(f"{name}: up until it is switched off (bench power {name} off), and whose it is: bench lock take {name}")
         say(came.way_in)
     else:
-        say(f"{name}: off; captured in {here.folder}")
-    return 3 if troubles else 0
+        say(f"{name}: off; captured in {folder}")
 
 
-def _as_json(here: AtHand, came: Visit) -> dict[str, object]:
+def _as_json(folder: Path, came: Visit) -> dict[str, object]:
     found = came.found
     return {
         "ok": not found.troubles,
-        "capture": str(here.folder),
+        "capture": str(folder),
         "kernel": came.kernel,
         "serial_line_is_its": came.heard,
         "times": came.times,
         "way_in": came.way_in or None,
+        "repaired": list(came.repaired),
         "troubles": list(found.troubles),
         "whole": list(found.whole),
         **asdict(found),

@@ -50,6 +50,7 @@ LAYERS = (
             "cli_plan",
             "cli_netboot",
             "cli_recover",
+            "cli_rescue",
             "cli_night",
             "cli_power",
             "cli_report",

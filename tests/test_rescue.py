@@ -114,6 +114,7 @@ def bench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     ("words", "said"),
     [
         (("recover", "box", "--keep"), "--keep goes with --rescue"),
+        (("recover", "box", "--repair"), "--repair goes with --rescue"),
         (("recover", "box", "--rescue", "--accept-drift"), "--accept-drift is for the machine's own system"),
         (("inventory", "discover", "box", "--rescue", "--port", "2222"), "--rescue makes its keys"),
         (("recover", "box", "--rescue"), "boot_methods needs 'pxe', and lab.toml a table [boot_network]"),

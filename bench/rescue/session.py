@@ -23,7 +23,6 @@ from bench.lab.flash.refusals import NO_EARLY_LOADER
 from bench.lab.load import Load
 from bench.lab.net.loader import NetLoader
 from bench.lab.net.place import Place
-from bench.lab.net.server import BootServer
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.ssh import Ssh, SshError, Way
 from bench.lab.text import escape
@@ -92,12 +91,12 @@ def rescued(
     power: SwitchedPower,
     capture: CaptureWriter,
     *,
-    server: BootServer | None = None,
+    loader: NetLoader | None = None,
     keep: bool = False,
     told: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Rescued]:
     """Boot `system` on `machine`, which has to be ours, and log in; at the end it is off, unless `keep` and all went
-    well. `server`: that of its boot network, if it runs already. `told` is given each step in words.
+    well. `loader`: one whose servers run already. `told` is given each step in words.
 
     Raises UsageError, LabError; BootError (component and witness of the first missing step) if SSH does not answer.
     """
@@ -108,7 +107,7 @@ def rescued(
     keys = make_keys(machine.name)
     initrd = system.initrd.read_bytes()
     load = Load(system.kernel, initrd + bytes(-len(initrd) % 4) + keys.archive, command_line(machine, ours))
-    loader = NetLoader(server)
+    loader = loader or NetLoader()
     try:
         with metal.loaded(machine, load, power, loader, capture) as switch:
             capture.await_first()

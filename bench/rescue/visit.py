@@ -10,11 +10,12 @@ from bench.images.small_system import BuiltSystem
 from bench.lab import metal
 from bench.lab.capture import CaptureWriter
 from bench.lab.fingerprint import read_system
-from bench.lab.net.server import BootServer
+from bench.lab.net.loader import NetLoader
 from bench.lab.power.switched import SwitchedPower
 from bench.records import Machine
 from bench.rescue import kept
 from bench.rescue.findings import Found, look
+from bench.rescue.repair import repair
 from bench.rescue.session import require_rescuable, rescued
 
 
@@ -28,6 +29,8 @@ class Visit:
     """Whether the serial line of its entry is this machine's."""
     times: Mapping[str, float]
     """Step → seconds since power-on."""
+    repaired: tuple[str, ...] = ()
+    """What was withdrawn; `found` is how it is afterwards."""
     way_in: str = ""
     """The command by which a person logs in, if the machine was left up."""
 
@@ -46,20 +49,25 @@ def visit(
     folder: Path,
     *,
     power: SwitchedPower,
-    server: BootServer | None = None,
+    loader: NetLoader | None = None,
     keep: bool = False,
+    mend: bool = False,
     told: Callable[[str], None] = lambda _: None,
 ) -> Visit:
     """Boot `system` on `machine`, which has to be ours, and look at its disks; captured into `folder`. It is off
-    afterwards unless `keep`. Raises UsageError, LabError; BootError names the first step that is missing.
+    afterwards unless `keep`. `mend`: what a run has left in boot loaders is withdrawn.
+
+    Raises UsageError, LabError; BootError names the first step that is missing.
     """
     require_rescuable(machine)
     kept.forget(machine.name)
     with (
         captured(machine, folder) as capture,
-        rescued(machine, system, power, capture, server=server, keep=keep, told=told) as there,
+        rescued(machine, system, power, capture, loader=loader, keep=keep, told=told) as there,
     ):
         facts = read_system(there.ssh)
-        found = replace(look(there.ssh), facts=facts.fingerprint)
+        found = look(there.ssh)
+        repaired = repair(there.ssh, found) if mend else []
+        found = replace(look(there.ssh) if repaired else found, facts=facts.fingerprint)
         way_in = kept.keep(machine.name, there) if keep else ""
-        return Visit(found, facts.kernel, there.heard, dict(there.times), way_in)
+        return Visit(found, facts.kernel, there.heard, dict(there.times), tuple(repaired), way_in)

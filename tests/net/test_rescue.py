@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
+import shlex
 import subprocess
+import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.hardware import PxeLoader
 from bench.health import Health
 from bench.images.disk import build_disk
 from bench.images.rescue import build_rescue
 from bench.lab.capture import CaptureWriter
+from bench.lab.flash.grub import BEGIN, END
+from bench.lab.net.loader import NetLoader
 from bench.lab.net.server import BootServer
 from bench.lab.power.choose import power_of
 from bench.lab.ssh import SshError
 from bench.rescue import session
 from bench.rescue.findings import look
+from bench.rescue.kept import forget
 from bench.rescue.keys import make_keys
+from bench.rescue.repair import repair
 from bench.rescue.session import Rescued, rescued
 from bench.store import Store
 from tests.net.boots import boot_network, events, steps
@@ -48,7 +59,7 @@ def rescue(one: Box, server: BootServer, folder: Path, told: list[str] | None = 
             build_rescue(REPO),
             power_of(one.entry),
             capture,
-            server=server,
+            loader=NetLoader(server),
             told=(told if told is not None else []).append,
         ) as there,
     ):
@@ -116,7 +127,7 @@ def test_what_is_left_over_and_what_is_damaged_is_said_and_nothing_is_written(tm
 
         damage = (
             "mount -t ext4 /dev/vda2 /mnt && cd /mnt && grub-editenv grub/grubenv set next_entry=bench-0123 && "
-            "echo '# bench: begin (removed by the bench after the boot)' >grub/custom.cfg && "
+            f"printf '{(BEGIN + END).decode()}' >grub/custom.cfg && echo theirs >>grub/custom.cfg && "
             "dd if=/dev/zero of=vmlinuz bs=1k seek=4000 count=8 conv=notrunc 2>/dev/null && rm initrd && cd / && "
             "umount /mnt && sync"
         )
@@ -131,6 +142,14 @@ def test_what_is_left_over_and_what_is_damaged_is_said_and_nothing_is_written(tm
         assert damaged.startswith("grub on vda2: 'known-good' cannot start: /vmlinuz: damaged: ")
         assert missing == "grub on vda2: 'known-good' cannot start: /initrd: missing"
         assert after.whole == ()
+
+        assert repair(there.ssh, after) == [
+            "grub on vda2: next_entry=bench-0123",
+            "grub on vda2: entry in custom.cfg",
+        ]
+        assert look(there.ssh).troubles == (damaged, missing), "what is not the bench's own it does not mend"
+        kept = there.ssh.run("mount -t ext4 -o ro /dev/vda2 /mnt && cat /mnt/grub/custom.cfg", timeout_s=60)
+        assert kept.output == b"theirs\n"
 
 
 def by_name(found: dict[str, Any]) -> dict[str, bool | None]:
@@ -185,3 +204,53 @@ def test_a_machine_without_a_disk_is_examined_and_describes_itself(tmp_path: Pat
         "known_good": "rescue",
     }
     assert told["processor"]["source"] == "CPUID" and told["processor"]["platform_source"] == "MSR 0x17"
+
+
+def secrets_of(pem: bytes, host_key: bytes) -> list[bytes]:
+    """The secret halves in the forms in which they could turn up."""
+    key = serialization.load_ssh_private_key(pem, None)
+    assert isinstance(key, Ed25519PrivateKey)
+    raw = serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
+    # Two strings with their lengths: the kind of key, then secret and public half (bench.images.small_system).
+    seeds = key.private_bytes(*raw), host_key[-64:-32]
+    assert Ed25519PrivateKey.from_private_bytes(seeds[1]).public_key().public_bytes_raw() == host_key[-32:]
+    forms = [form for seed in seeds for form in (seed, seed.hex().encode(), base64.b64encode(seed)[:-4])]
+    return [*forms, *pem.splitlines()[1:-1]]
+
+
+def test_a_system_that_is_kept_is_logged_into_and_no_secret_is_anywhere_else(tmp_path: Path) -> None:
+    with lab(tmp_path, "bios") as here:
+        seen: set[bytes] = set()
+        command = here.command("recover", "box", "--rescue", "--keep", "--json")
+        with subprocess.Popen(command, env=here.environment, cwd=REPO, stdout=subprocess.PIPE) as process:
+            while process.poll() is None:
+                for path in Path("/proc").glob("[0-9]*/cmdline"):
+                    with suppress(OSError):
+                        seen.add(path.read_bytes())
+                time.sleep(0.05)
+            assert process.stdout is not None
+            said = process.stdout.read()
+        try:
+            assert process.returncode == 0 and here.box.machine.pid is not None, "it is up"
+            way_in = shlex.split(json.loads(said)["way_in"])
+            key = Path(way_in[way_in.index("-i") + 1])
+            assert (key.parent.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o700, 0o600)
+            asked = subprocess.run(
+                [*here.wire.place.prefix, *way_in, "hostname; base64 /etc/dropbear/dropbear_ed25519_host_key"],
+                capture_output=True, check=True, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+            name, _, host_key = asked.stdout.partition(b"\n")
+            assert name == b"box"
+            needles = secrets_of(key.read_bytes(), base64.b64decode(host_key))
+        finally:
+            off = here.bench("power", "box", "off")
+        assert off.returncode == 0 and here.box.machine.pid is None
+        forget("box")
+        assert not key.parent.exists()
+        files = [path for path in here.folder.rglob("*") if path.is_file() and "firmware-images" not in path.parts]
+        assert {"serial.bin", "events.jsonl", "bench.sqlite"} <= {path.name for path in files}
+        files += [path for path in Path(tempfile.gettempdir()).glob("bench-net-*/**/*") if path.is_file()]
+        contents = {str(path): path.read_bytes() for path in files} | {"what it said": said}
+        contents |= {"processes": b"\n".join(seen)}
+    assert any(b"recover" in line for line in seen) and any(b"dnsmasq" in line for line in seen)
+    assert [where for where, data in contents.items() for needle in needles if needle in data] == []
