@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli_rescue import Stranger
+from bench.hardware import PxeLoader as Pxe
 from bench.terminal import complain, note, say
 
 if TYPE_CHECKING:
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from bench.lab.discover import Discovery
     from bench.lab.discover_serial import Heard
     from bench.lab.ssh import Ssh
+
+
+class Firmware(StrEnum):
+    """How a machine starts."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
 
 
 class Kind(StrEnum):
@@ -86,14 +95,19 @@ def discover(
     ] = None,
     baud: Annotated[int, typer.Option(min=300, max=4_000_000, help="Speed of the probe.")] = 115200,
     rescue: Annotated[
-        bool, typer.Option("--rescue", help="HOST is a machine of the inventory: boot the rescue system on it.")
+        bool, typer.Option("--rescue", help="HOST is a machine's name: boot the rescue system on it over the network.")
     ] = False,
+    mac: Annotated[str, typer.Option(help="With --rescue: of a machine that is not in the inventory yet.")] = "",
+    ip: Annotated[str, typer.Option(help="With --mac: the address to give it, if the boot network has no pool.")] = "",
+    firmware: Annotated[Firmware | None, typer.Option(help="With --mac (default: either).")] = None,
+    pxe_loader: Annotated[Pxe, typer.Option("--pxe-loader", help="With --mac: what its firmware loads.")] = Pxe.IPXE,
     results: Annotated[Path | None, typer.Option(help="With --rescue: where captures are (default: results/).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")] = False,
 ) -> int:
     """Ask a machine over SSH what it is, and write its inventory entry; what it cannot know is marked TODO there.
 
     With --rescue a machine that has no system is asked, by one that is booted over the network; it is off afterwards.
+    One that is not in the inventory yet, known by its --mac, is switched by whoever types this.
     """
     import re
 
@@ -112,10 +126,13 @@ def discover(
     chosen = name or (output.stem if output is not None else "")
     if chosen and not re.fullmatch(NAME_PATTERN, chosen):
         raise UsageError(f"{chosen!r} is no machine's name: lower-case letters, digits and hyphens, at most 41")
+    if (mac or ip or firmware) and not (rescue and mac):
+        raise UsageError("--mac goes with --rescue, and --ip and --firmware go with --mac")
     if rescue:
         if host_key or key_file or port != 22:
             raise UsageError("--host-key, --key-file and --port are for a system of its own: --rescue makes its keys")
-        with _rescued(host, results, quiet=json) as (ssh, access, wiring):
+        stranger = Stranger(mac, ip, firmware or "", pxe_loader) if mac else None
+        with _rescued(host, results, stranger, quiet=json) as (ssh, access, wiring):
             found = ask(ssh, boot=RESCUE_BOOT)
             heard = _probe(ssh, found, urls, baud) if probe_serial else ()
         return _shown(found, heard, access, chosen or host, baud, output, json=json, rescue=wiring)
@@ -135,15 +152,17 @@ RESCUE_BOOT = "/run"
 
 
 @contextmanager
-def _rescued(name: str, results: Path | None, *, quiet: bool) -> Iterator[tuple[Ssh, SshAccess, Wiring]]:
-    """A machine of the inventory that runs the rescue system; off at the end."""
+def _rescued(
+    name: str, results: Path | None, stranger: Stranger | None, *, quiet: bool
+) -> Iterator[tuple[Ssh, SshAccess, Wiring]]:
+    """A machine that runs the rescue system; off at the end."""
     from bench.cli_rescue import rescuable
     from bench.rescue.session import rescued
     from bench.rescue.visit import captured
 
     told = (lambda _: None) if quiet else note
     with (
-        rescuable(name, results, purpose="bench inventory discover", wait=0, json=quiet) as here,
+        rescuable(name, results, purpose="bench inventory discover", wait=0, json=quiet, stranger=stranger) as here,
         captured(here.machine, here.folder) as capture,
         rescued(here.machine, here.system, here.power, capture, loader=here.loader, told=told) as there,
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli_health import at_hand
+from bench.hardware import PxeLoader
 from bench.terminal import note
 
 if TYPE_CHECKING:
@@ -18,6 +20,16 @@ if TYPE_CHECKING:
     from bench.lab.net.loader import NetLoader
     from bench.lab.power.switched import SwitchedPower
     from bench.records import Machine
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """What is known of a machine that is not in the inventory."""
+
+    mac: str
+    ip: str
+    firmware: str
+    pxe_loader: PxeLoader
 
 
 @dataclass(frozen=True)
@@ -44,13 +56,19 @@ def rescue_system(root: Path, *, quiet: bool) -> BuiltSystem:
 
 
 @contextmanager
-def rescuable(name: str, results: Path | None, *, purpose: str, wait: float, json: bool) -> Iterator[Rescuable]:
-    """Have the machine `name`, and the system. Raises UsageError, LabError."""
+def rescuable(
+    name: str, results: Path | None, *, purpose: str, wait: float, json: bool, stranger: Stranger | None = None
+) -> Iterator[Rescuable]:
+    """Have the machine `name`, of the inventory or `stranger`, and the system. Raises UsageError, LabError."""
     from bench.errors import UsageError
     from bench.inventory import find_root, load_inventory
     from bench.rescue.session import require_rescuable
 
     root = find_root()
+    if stranger is not None:
+        with _stranger(name, stranger, root, results or root / "results", purpose, json=json) as there:
+            yield there
+        return
     machine = load_inventory(root).get(name)
     if machine is None or machine.virtual is None:
         with at_hand(name, results, purpose=purpose, wait=wait, json=json) as here:
@@ -68,13 +86,34 @@ def rescuable(name: str, results: Path | None, *, purpose: str, wait: float, jso
 
 
 @contextmanager
+def _stranger(
+    name: str, stranger: Stranger, root: Path, results: Path, purpose: str, *, json: bool
+) -> Iterator[Rescuable]:
+    from bench.cli_power import ask
+    from bench.inventory.unlisted import unlisted
+    from bench.lab.power.choose import power_of
+    from bench.leases import lease
+
+    machine = unlisted(root, name, mac=stranger.mac, ip=stranger.ip, firmware=stranger.firmware,
+                       pxe_loader=stranger.pxe_loader)  # fmt: skip
+    power = power_of(machine, ask=ask if sys.stdin.isatty() else None)
+    system = rescue_system(root, quiet=json)
+    with lease(machine, results, purpose=purpose):
+        yield Rescuable(machine, system, power, _folder(results / "health", name), None)
+
+
+def _folder(where: Path, name: str) -> Path:
+    now = datetime.now(UTC)
+    return where / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{name}-{secrets.token_hex(2)}"
+
+
+@contextmanager
 def _racked(machine: Machine, root: Path, where: Path, system: BuiltSystem) -> Iterator[Rescuable]:
     from bench.hosts import with_files
     from bench.lab.net.loader import NetLoader
     from bench.lab.virtual_rack import racked
 
-    now = datetime.now(UTC)
-    folder = where / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{machine.name}-{secrets.token_hex(2)}"
+    folder = _folder(where, machine.name)
     with racked(with_files(machine, root), folder / "qemu") as (there, loader):
         assert isinstance(loader, NetLoader)
         yield Rescuable(there.machine, system, there.power, folder, loader)

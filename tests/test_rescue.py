@@ -16,6 +16,7 @@ import pytest
 
 from bench.cli import app
 from bench.errors import LabError, UsageError
+from bench.hardware import PxeLoader
 from bench.health import Health, examine
 from bench.images import modules, rescue
 from bench.images.kernel_cache import write_manifest
@@ -29,6 +30,7 @@ from bench.images.small_system import (
     verify_systems,
 )
 from bench.inventory import load_inventory, survey
+from bench.inventory.unlisted import unlisted
 from bench.lab.fingerprint import split_answers
 from bench.lab.net.place import Place
 from bench.lab.power.choose import power_of
@@ -367,3 +369,30 @@ def test_a_connection_from_a_place_and_who_refuses_it() -> None:
             assert one.recv(4) == b"SSH-" and one.gettimeout() is None
     with pytest.raises(LabError, match=f"a connection to port {port} of 127.0.0.1 cannot be had"):
         place.connect("127.0.0.1", port, timeout_s=5)
+
+
+# --- a machine that the inventory does not have ----------------------------------------------------------------------
+
+
+def stranger(root: Path, **told: str) -> None:
+    words = {"name": "new", "mac": "52:54:00:77:00:02", "ip": "10.77.0.102", "firmware": "", **told}
+    machine = unlisted(root, words["name"], mac=words["mac"], ip=words["ip"], firmware="", pxe_loader=PxeLoader.IPXE)
+    require_rescuable(machine)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"name": "box"}, "box is in the inventory: --mac and --ip are for machines that are not"),
+        ({"mac": "52:54:00:77:00:01"}, "is box: bench inventory discover box --rescue"),
+        ({"mac": "01:54:00:77:00:01"}, "--mac: .*group address"),
+        ({"ip": ""}, "ip: missing: .* no pool"),
+        ({"ip": "10.78.0.1"}, "ip: 10.78.0.1 is not in the boot network"),
+        ({"name": "New One"}, "--name: "),
+    ],
+)
+def test_what_is_said_of_it_has_to_fit(tmp_path: Path, told: dict[str, str], said: str) -> None:
+    root = lab(tmp_path)
+    stranger(root)
+    with pytest.raises(UsageError, match=said):
+        stranger(root, **told)

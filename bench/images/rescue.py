@@ -47,7 +47,7 @@ SYSTEM = SmallSystem(
         "sbin/sfdisk": ("sbin/sfdisk", "usr/sbin/sfdisk"),
         "bin/efibootmgr": ("bin/efibootmgr", "usr/bin/efibootmgr"),
         "usr/sbin/dmidecode": ("usr/sbin/dmidecode",),
-        # Kernels are packed by them, and a look at one unpacks it. Busybox' xz calls a sound kernel of Debian's corrupted.
+        # Kernels are packed by them, and a look at one unpacks it; busybox' xz calls a sound one of Debian's corrupted.
         "usr/bin/xz": ("usr/bin/xz",),
         "usr/bin/zstd": ("usr/bin/zstd",),
     },

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import pty
 import shlex
 import subprocess
 import tempfile
@@ -254,3 +256,35 @@ def test_a_system_that_is_kept_is_logged_into_and_no_secret_is_anywhere_else(tmp
         contents |= {"processes": b"\n".join(seen)}
     assert any(b"recover" in line for line in seen) and any(b"dnsmasq" in line for line in seen)
     assert [where for where, data in contents.items() for needle in needles if needle in data] == []
+
+
+def test_a_machine_that_nobody_knows_yet_describes_itself(tmp_path: Path) -> None:
+    """A person switches it: here, who reads the requests and presses Enter."""
+    with lab(tmp_path, "bios") as here:
+        here.file.unlink()
+        switch = here.box.machine.folder / "switch"
+        person, terminal = pty.openpty()
+        words = ("inventory", "discover", "new", "--rescue", "--mac", mac(0), "--ip", "10.77.0.101", "--json")
+        process = subprocess.Popen(
+            here.command(*words), env=here.environment, cwd=REPO, text=True,
+            stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert process.stderr is not None and process.stdout is not None
+            asked = []
+            for line in process.stderr:
+                order = next((word for word in ("on", "off") if f"please switch it {word}" in line), None)
+                if order:
+                    asked.append(order)
+                    subprocess.run([switch, order], check=True)
+                    os.write(person, b"\n")
+            said = process.stdout.read()
+        finally:
+            process.kill()
+            process.wait()
+            os.close(person)
+            os.close(terminal)
+        assert here.box.machine.pid is None
+    entry = tomllib.loads(json.loads(said)["entry"])
+    assert (asked[0], asked[-1], asked.count("on")) == ("off", "off", 1)
+    assert (entry["name"], entry["mac"], entry["signature"]) == ("new", mac(0), here.box.entry.model)
