@@ -8,9 +8,12 @@ from __future__ import annotations
 import shlex
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.cache import cache_folder
-from bench.rescue.session import USER, Rescued
+
+if TYPE_CHECKING:
+    from bench.rescue.session import Rescued
 
 
 def kept_folder(machine: str) -> Path:
@@ -34,5 +37,5 @@ def keep(machine: str, there: Rescued) -> str:
     key.write_bytes(there.keys.private_key)
     known.write_text(f"{there.address} {there.keys.host_key}\n", encoding="ascii")
     words = ["ssh", "-i", str(key), "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={known}"]
-    words += ["-o", "StrictHostKeyChecking=yes", f"{USER}@{there.address}"]
+    words += ["-o", "StrictHostKeyChecking=yes", f"{there.access.user}@{there.address}"]
     return shlex.join([*there.place.prefix, *words])

@@ -29,6 +29,7 @@ from bench.lab.text import escape
 from bench.loading import first_missing
 from bench.parse.capture_file import read_captures
 from bench.records import Finding, LabEventKind, Machine
+from bench.rescue.kept import forget
 from bench.rescue.keys import BootKeys, make_keys
 
 USER, PORT = "root", 22
@@ -46,7 +47,7 @@ SPOKEN: tuple[tuple[str, bytes, str, str], ...] = (
 )
 _ADDRESS = re.compile(rb"rescue: address ([0-9.]{7,15})/")
 _SYSTEM = re.compile(rb"rescue: system \S+, boot ([0-9a-f-]{36})")
-_NO_CARD = re.compile(rb"rescue: no card has [^\r\n]*")
+_NO = re.compile(rb"rescue: no (card|address) [^\r\n]*")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def rescued(
     network = machine.wiring.boot_network
     assert network is not None
     ours = network.address.partition("/")[0]
+    forget(machine.name)
     keys = make_keys(machine.name)
     initrd = system.initrd.read_bytes()
     load = Load(system.kernel, initrd + bytes(-len(initrd) % 4) + keys.archive, command_line(machine, ours))
@@ -141,8 +143,8 @@ def _answers(
     allowed_s = metal.post_s(machine) + SYSTEM_S
     way = Way(lambda host, port, _: place.connect(host, port, timeout_s=REACH_S), keys.private_key)
     last: LabError | None = None
-    # An init that found no card does not go on: what is missing is known.
-    while time.monotonic() - begun < allowed_s and not _NO_CARD.search(capture.read(0)):
+    # An init that found no card or got no address has no more to come: what is missing is known.
+    while time.monotonic() - begun < allowed_s and not _NO.search(capture.read(0)):
         steps.look()
         for address in _addresses(machine, place, capture):
             access = SshAccess(address, USER, keys.host_key, PORT)
@@ -213,7 +215,7 @@ def missing(folder: Path, last: str) -> Finding:
         if words in capture.data:
             witness["last step"] = name
             continue
-        if name == "card" and (found := _NO_CARD.search(capture.data)):
+        if (found := _NO.search(capture.data)) and found[1].decode() == name:
             witness["it says"] = escape(found[0])
         if name == "kernel" and not capture.data:
             return Finding("serial line", "all was fetched, and not one byte came", witness=witness)

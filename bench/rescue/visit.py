@@ -60,7 +60,6 @@ def visit(
     Raises UsageError, LabError; BootError names the first step that is missing.
     """
     require_rescuable(machine)
-    kept.forget(machine.name)
     with (
         captured(machine, folder) as capture,
         rescued(machine, system, power, capture, loader=loader, keep=keep, told=told) as there,

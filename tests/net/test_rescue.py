@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
@@ -22,12 +23,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bench.hardware import PxeLoader
+from bench.errors import BootError
+from bench.hardware import NetworkMode, PxeLoader
 from bench.health import Health
 from bench.images.disk import build_disk
 from bench.images.rescue import build_rescue
 from bench.lab.capture import CaptureWriter
 from bench.lab.flash.grub import BEGIN, END
+from bench.lab.net import segment as segment_module
 from bench.lab.net.loader import NetLoader
 from bench.lab.net.server import BootServer
 from bench.lab.power.choose import power_of
@@ -40,14 +43,17 @@ from bench.rescue.repair import repair
 from bench.rescue.session import Rescued, rescued
 from bench.store import Store
 from tests.net.boots import boot_network, events, steps
-from tests.net.machines import REPO, Box, box, mac
+from tests.net.machines import REPO, Box, box, mac, site_server
 from tests.net.rescue_lab import lab
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(900)]
 
+# Loader, firmware, and the card: each of another driver.
 WAYS = [
-    pytest.param(PxeLoader.IPXE, "bios", id="bios-ipxe"),
-    pytest.param(PxeLoader.IPXE, "uefi", id="uefi-ipxe"),
+    pytest.param(PxeLoader.IPXE, "bios", "e1000", id="bios-ipxe-e1000"),
+    pytest.param(PxeLoader.PXELINUX, "bios", "e1000e", id="bios-pxelinux-e1000e"),
+    pytest.param(PxeLoader.IPXE, "uefi", "virtio-net-pci", id="uefi-ipxe-virtio"),
+    pytest.param(PxeLoader.UKI, "uefi", "virtio-net-pci", id="uefi-uki-virtio"),
 ]
 
 
@@ -68,20 +74,57 @@ def rescue(one: Box, server: BootServer, folder: Path, told: list[str] | None = 
         yield there
 
 
-@pytest.mark.parametrize(("loader", "firmware"), WAYS)
-def test_a_machine_without_a_disk_answers_ssh(tmp_path: Path, loader: PxeLoader, firmware: str) -> None:
+@pytest.mark.parametrize(("loader", "firmware", "card"), WAYS)
+def test_a_machine_without_a_disk_answers_ssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: PxeLoader, firmware: str, card: str
+) -> None:
+    """In a user namespace of its own, as it goes without root."""
+    monkeypatch.setattr(segment_module.os, "geteuid", lambda: 1000)  # type: ignore[attr-defined]
     told: list[str] = []
     with (
         boot_network(1) as (wire, server),
-        box(tmp_path / "box", wire, 0, loader, firmware=firmware, rom=firmware == "bios", own_disk=False) as one,
-    ):
+        box(
+            tmp_path / "box", wire, 0, loader,
+            firmware=firmware, rom=firmware == "bios", own_disk=False, card=card,
+        ) as one,
+    ):  # fmt: skip
+        assert wire.place.own_user
         with rescue(one, server, tmp_path / "capture", told) as there:
             done = there.ssh.run("hostname; cat /proc/cmdline", timeout_s=60)
             assert done.output.decode().split()[0] == one.entry.name
             assert there.heard, "the serial line is this machine's"
+            assert told[0] == "power is on" and any(words.startswith("SSH answers after ") for words in told)
             print(told)
         assert one.machine.pid is None, "it is off"
     assert steps(tmp_path / "capture")[-2:] == ["spent", "rescue system"]
+
+
+def test_beside_a_site_s_dhcp_server_it_is_found_at_the_address_that_it_got_there(tmp_path: Path) -> None:
+    with (
+        boot_network(2, mode=NetworkMode.PROXY) as (wire, server),
+        site_server(wire, 1, tmp_path / "site.log"),
+        box(tmp_path / "box", wire, 0, PxeLoader.IPXE, own_disk=False, ip=False) as one,
+        rescue(one, server, tmp_path / "capture") as there,
+    ):
+        assert there.heard and 150 <= int(there.address.rpartition(".")[2]) <= 160
+
+
+@pytest.mark.faults
+def test_without_dhcp_at_its_second_request_the_verdict_says_so(tmp_path: Path) -> None:
+    with boot_network(1) as (wire, server), box(tmp_path / "box", wire, 0, PxeLoader.IPXE, own_disk=False) as one:
+
+        class Dies(list[str]):
+            def append(self, words: str) -> None:
+                if words.startswith("kernel"):
+                    os.kill(server.dnsmasq_pid, signal.SIGKILL)
+
+        with (
+            pytest.raises(BootError, match="was given no address") as error,
+            rescue(one, server, tmp_path / "c", Dies()),
+        ):
+            pass
+        assert error.value.component == "DHCP" and "no address for eth0; its link: up" in error.value.witness
+        assert one.machine.pid is None, "it is off"
 
 
 def test_recover_says_that_there_is_no_disk(tmp_path: Path) -> None:
