@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.health import Check, Health
     from bench.lab.power.switched import SwitchedPower
     from bench.records import Machine
+    from bench.rescue.examined import Booting
 
 MachineName = Annotated[str, typer.Argument(help="Machine of the inventory.")]
 AcceptDrift = Annotated[
@@ -41,6 +42,8 @@ class AtHand:
     folder: Path
     """For captures; not there yet."""
     told: Callable[[Check], None]
+    rescue: Booting | None
+    """What boots its known-good system over the network, if it has none of its own."""
 
 
 @contextmanager
@@ -60,6 +63,7 @@ def at_hand(name: str, results: Path | None, *, purpose: str, wait: float, json:
         raise UsageError(f"no machine {name!r}; there are: {', '.join(machines)}")
     machine, where, now = machines[name], results or root / "results", datetime.now(UTC)
     power = power_of(machine, ask=ask if sys.stdin.isatty() else None)
+    rescue = _rescue(machine, root, power) if machine.wiring.known_good == "rescue" else None
     folder = where / "health" / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{name}-{secrets.token_hex(2)}"
 
     def told(check: Check) -> None:
@@ -67,7 +71,17 @@ def at_hand(name: str, results: Path | None, *, purpose: str, wait: float, json:
             say(f"{MARKS[check.ok]:7} {check.name:20} {check.found}")
 
     with lease(machine, where, purpose=purpose, wait_s=wait, waiting=note), Store(where / "bench.sqlite") as store:
-        yield AtHand(machine, power, Health(store), folder, told)
+        yield AtHand(machine, power, Health(store), folder, told, rescue)
+
+
+def _rescue(machine: Machine, root: Path, power: SwitchedPower) -> Booting:
+    from functools import partial
+
+    from bench.cli_rescue import rescue_system
+    from bench.rescue.session import require_rescuable, rescued
+
+    require_rescuable(machine)
+    return partial(rescued, machine, rescue_system(root, quiet=False), power)
 
 
 def health(
@@ -85,7 +99,13 @@ def health(
 
     with at_hand(machine, results, purpose="bench health", wait=wait, json=json) as here:
         found = examine(
-            here.machine, here.health, here.folder, power=here.power, accept_drift=accept_drift, told=here.told
+            here.machine,
+            here.health,
+            here.folder,
+            power=here.power,
+            accept_drift=accept_drift,
+            told=here.told,
+            rescue=here.rescue,
         )
     if json:
         say(jsons.dumps({"ok": found.ok, "capture": str(here.folder), **asdict(found)}, indent=2))

@@ -22,16 +22,16 @@ app = typer.Typer(no_args_is_help=True, help="What is booted on machines.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Images (default: all).", metavar="[NAME]...")]
-PAYLOAD = "payload"
+PAYLOAD, RESCUE = "payload", "rescue"
 LOG_INTERVAL_S = 15.0
 
 
 @app.command("build")
 def build(
     names: Annotated[
-        list[str] | None, typer.Argument(help="payload (the default), or kernels.", metavar="[NAME]...")
+        list[str] | None, typer.Argument(help="payload (the default), rescue, or kernels.", metavar="[NAME]...")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="The payload and every kernel.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Payload, rescue system and every kernel.")] = False,
     compiler: Annotated[str, typer.Option(help="gcc or clang, for the payload.")] = "gcc",
     series: Annotated[
         list[str] | None, typer.Option("--with", help="One more patch series on the kernel (may be repeated).")
@@ -52,12 +52,17 @@ def build(
     from bench.inventory import find_root
 
     root = find_root()
-    wanted = [PAYLOAD, *load_descriptions(root)] if every else names or [PAYLOAD]
-    if (series or source) and (len(wanted) != 1 or wanted == [PAYLOAD]):
+    wanted = [PAYLOAD, *load_descriptions(root), RESCUE] if every else names or [PAYLOAD]
+    if (series or source) and (len(wanted) != 1 or wanted[0] in (PAYLOAD, RESCUE)):
         raise UsageError("--with and --source are for one kernel: name it")
     wishes = Wishes(file=source, accept_newer=accept_newer, mirror=mirror)
     for name in wanted:
-        row = _payload(root, compiler) if name == PAYLOAD else _kernel(root, name, series or [], wishes, jobs, json)
+        if name == PAYLOAD:
+            row = _payload(root, compiler)
+        elif name == RESCUE:
+            row = _rescue(root, wishes, quiet=json)
+        else:
+            row = _kernel(root, name, series or [], wishes, jobs, json)
         say(jsons.dumps(row) if json else "\n".join(f"{k:9} {v}" for k, v in row.items()))
     return 0
 
@@ -71,6 +76,26 @@ def _payload(root: Path, compiler: str) -> dict[str, Any]:
         "kernel": str(image.kernel),
         "image_id": f"{image.image_id:016x}",
         "sha256": image.sha256,
+    }
+
+
+def _rescue(root: Path, wishes: Wishes, *, quiet: bool) -> dict[str, Any]:
+    from bench.images.rescue import SYSTEM, build_rescue
+    from bench.images.small_system import manifest_of
+
+    # Its kernel by the wishes that are for kernels: a mirror, or a newer release in place of one that is gone.
+    build_with_progress(root, SYSTEM.kernel, [], wishes, quiet=quiet)
+    if not quiet:
+        note(f"{RESCUE}: out of Debian's packages {', '.join(SYSTEM.packages)}")
+    image = build_rescue(root)
+    manifest = manifest_of(image)
+    return {
+        "image": RESCUE,
+        "kernel": str(image.kernel),
+        "initrd": str(image.initrd),
+        "release": manifest["release"],
+        "source": manifest["source"]["name"],
+        "sha256": manifest["outputs"]["initrd"]["sha256"],
     }
 
 
@@ -165,6 +190,7 @@ def list_images(
         folder = str(image.folder) if image else None
         release = image.release if image else source.release
         rows.append({"image": name, "release": release, "source": source.name, "folder": folder, "about": each.about})
+    rows.append(_rescue_row())
     named = {row["folder"] for row in rows}
     others = [kept for kept in kept_kernels(default_cache()) if str(kept.folder) not in named]
     for kept in others if every else ():
@@ -184,13 +210,26 @@ def list_images(
     return 0
 
 
+def _rescue_row() -> dict[str, Any]:
+    from bench.images.rescue import SYSTEM
+    from bench.images.small_system import find_system
+
+    about = "Linux in memory for machines without a disk or with a broken one: SSH, a look at what is there"
+    row = {"image": RESCUE, "release": None, "source": SYSTEM.kernel, "folder": None, "about": about}
+    if found := find_system(SYSTEM):
+        image, manifest = found
+        row |= {"release": manifest["release"], "folder": str(image.kernel.parent)}
+    return row
+
+
 @app.command("verify")
 def verify(names: Names = None, json: Json = False) -> int:
-    """Hash every file of the built kernels again, and name those that have changed."""
+    """Hash every file of the built kernels and systems again, and name those that have changed."""
     from bench.images.kernel_cache import default_cache
     from bench.images.kernel_cache import verify as check
+    from bench.images.small_system import verify_systems
 
-    checked = check(default_cache(), names or [])
+    checked = [*check(default_cache(), names or []), *verify_systems(names or [])]
     if names and (unknown := sorted(set(names) - {each.name for each in checked})):
         raise UsageError(f"not built: {', '.join(unknown)}")
     if json:
@@ -211,10 +250,11 @@ def verify(names: Names = None, json: Json = False) -> int:
 def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False, json: Json = False
 ) -> int:
-    """List what the newest kernel of each name does not need, with its size; --yes removes it."""
+    """List what the newest kernel or system of each name does not need, with its size; --yes removes it."""
     from bench.images.kernel_cache import default_cache, removable, remove
+    from bench.images.small_system import removable_systems
 
-    items = removable(default_cache())
+    items = [*removable(default_cache()), *removable_systems()]
     total = sum(item.size_bytes for item in items)
     if yes:
         remove(items)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -10,12 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.terminal import complain, say
+from bench.cli_rescue import Stranger
+from bench.hardware import PxeLoader as Pxe
+from bench.terminal import complain, note, say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.hardware import SshAccess, Wiring
     from bench.lab.discover import Discovery
     from bench.lab.discover_serial import Heard
     from bench.lab.ssh import Ssh
+
+
+class Firmware(StrEnum):
+    """How a machine starts."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
 
 
 class Kind(StrEnum):
@@ -81,12 +94,24 @@ def discover(
         list[str] | None, typer.Option("--serial-url", help="Listen here (may be repeated); with --probe-serial.")
     ] = None,
     baud: Annotated[int, typer.Option(min=300, max=4_000_000, help="Speed of the probe.")] = 115200,
+    rescue: Annotated[
+        bool, typer.Option("--rescue", help="HOST is a machine's name: boot the rescue system on it over the network.")
+    ] = False,
+    mac: Annotated[str, typer.Option(help="With --rescue: of a machine that is not in the inventory yet.")] = "",
+    ip: Annotated[str, typer.Option(help="With --mac: the address to give it, if the boot network has no pool.")] = "",
+    firmware: Annotated[Firmware | None, typer.Option(help="With --mac (default: either).")] = None,
+    pxe_loader: Annotated[Pxe, typer.Option("--pxe-loader", help="With --mac: what its firmware loads.")] = Pxe.IPXE,
+    results: Annotated[Path | None, typer.Option(help="With --rescue: where captures are (default: results/).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output, nothing else.")] = False,
 ) -> int:
-    """Ask a machine over SSH what it is, and write its inventory entry; what it cannot know is marked TODO there."""
+    """Ask a machine over SSH what it is, and write its inventory entry; what it cannot know is marked TODO there.
+
+    With --rescue a machine that has no system is asked, by one that is booted over the network; it is off afterwards.
+    One that is not in the inventory yet, known by its --mac, is switched by whoever types this.
+    """
     import re
 
-    from bench.discovered.entry import entry, name_of
+    from bench.discovered.entry import name_of
     from bench.errors import UsageError
     from bench.hardware import SshAccess
     from bench.inventory.values import NAME_PATTERN
@@ -101,6 +126,16 @@ def discover(
     chosen = name or (output.stem if output is not None else "")
     if chosen and not re.fullmatch(NAME_PATTERN, chosen):
         raise UsageError(f"{chosen!r} is no machine's name: lower-case letters, digits and hyphens, at most 41")
+    if (mac or ip or firmware) and not (rescue and mac):
+        raise UsageError("--mac goes with --rescue, and --ip and --firmware go with --mac")
+    if rescue:
+        if host_key or key_file or port != 22:
+            raise UsageError("--host-key, --key-file and --port are for a system of its own: --rescue makes its keys")
+        stranger = Stranger(mac, ip, firmware or "", pxe_loader) if mac else None
+        with _rescued(host, results, stranger, quiet=json) as (ssh, access, wiring):
+            found = ask(ssh, boot=RESCUE_BOOT)
+            heard = _probe(ssh, found, urls, baud) if probe_serial else ()
+        return _shown(found, heard, access, chosen or host, baud, output, json=json, rescue=wiring)
     if not host_key:
         raise UsageError(_unpinned(host, port))
     if key_file and not key_file.startswith("~/"):
@@ -109,9 +144,47 @@ def discover(
     with Ssh(access) as ssh:
         found = ask(ssh)
         heard = _probe(ssh, found, urls, baud) if probe_serial else ()
-    text = entry(
-        found, access, name=chosen or name_of(found.host_name), on=datetime.now(UTC).date(), heard=heard, baud=baud
-    )
+    return _shown(found, heard, access, chosen or name_of(found.host_name), baud, output, json=json)
+
+
+# A file system of the rescue system's own: it has no /boot.
+RESCUE_BOOT = "/run"
+
+
+@contextmanager
+def _rescued(
+    name: str, results: Path | None, stranger: Stranger | None, *, quiet: bool
+) -> Iterator[tuple[Ssh, SshAccess, Wiring]]:
+    """A machine that runs the rescue system; off at the end."""
+    from bench.cli_rescue import rescuable
+    from bench.rescue.session import rescued
+    from bench.rescue.visit import captured
+
+    told = (lambda _: None) if quiet else note
+    with (
+        rescuable(name, results, purpose="bench inventory discover", wait=0, json=quiet, stranger=stranger) as here,
+        captured(here.machine, here.folder) as capture,
+        rescued(here.machine, here.system, here.power, capture, loader=here.loader, told=told) as there,
+    ):
+        yield there.ssh, there.access, here.machine.wiring
+
+
+def _shown(
+    found: Discovery,
+    heard: tuple[Heard, ...],
+    access: SshAccess,
+    name: str,
+    baud: int,
+    output: Path | None,
+    *,
+    json: bool,
+    rescue: Wiring | None = None,
+) -> int:
+    """Write or print the entry."""
+    from bench.discovered.entry import entry
+    from bench.errors import UsageError
+
+    text = entry(found, access, name=name, on=datetime.now(UTC).date(), heard=heard, baud=baud, rescue=rescue)
     if output is not None:
         try:
             with output.open("x") as file:

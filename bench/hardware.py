@@ -164,6 +164,14 @@ class Netboot(StrEnum):
     """The BMC, asked over Redfish for the next boot only."""
 
 
+class OwnSystem(StrEnum):
+    """Where a machine's known-good system is."""
+
+    DISK = "disk"
+    RESCUE = "rescue"
+    """It has none: where one is needed, the rescue system is booted over the network."""
+
+
 class PxeLoader(StrEnum):
     """What the firmware loads from the network, and what loads the kernel then."""
 
@@ -220,4 +228,5 @@ class Wiring:
     """Where it boots from the network, if the lab has such a place."""
     secure_boot: bool = False
     """Its firmware starts signed programs only, and ours are not."""
+    known_good: OwnSystem = OwnSystem.DISK
     notes: str = field(default="", compare=False)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Float, Integer, MetaData, String, Table
 
 from bench.errors import LabError, UsageError
+from bench.hardware import OwnSystem
 from bench.lab import metal
 from bench.lab.capture import CaptureWriter
 from bench.lab.fingerprint import SystemFacts, read_system
@@ -26,6 +27,7 @@ from bench.lab.power import PowerState
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.ssh import Ssh
 from bench.records import LabEventKind, Machine
+from bench.rescue.examined import Booting, examined
 from bench.store import Store
 
 # So many examinations in a row have to fail before a machine is offline.
@@ -141,14 +143,18 @@ def examine(
     accept_drift: bool = False,
     visit: Callable[[Ssh], Iterable[Check]] = lambda _: (),
     told: Callable[[Check], None] = lambda _: None,
+    rescue: Booting | None = None,
 ) -> Examination:
     """Switch `machine` off and on, listen, log in, look around, switch it off; captured into `folder`.
 
-    `visit` is given its known-good system, if that answers. The machine must be ours (`bench.leases`). Raises
+    `visit` is given its known-good system, if that answers. `rescue` boots a system over the network in place of its
+    own. The machine must be ours (`bench.leases`). Raises
     UsageError for a virtual machine; trouble is a failed check.
     """
     if machine.virtual is not None:
         raise UsageError(f"{machine.name}: a virtual machine is made anew for each run: nothing to examine")
+    if rescue is None and machine.wiring.known_good is OwnSystem.RESCUE:
+        raise UsageError(f"{machine.name}: known_good: 'rescue': it is examined by that system, and none was given")
     checks: list[Check] = []
 
     def check(name: str, ok: bool | None, found: str) -> bool:
@@ -163,7 +169,10 @@ def examine(
             check("serial port", True, f"{machine.serial_url} opens")
             try:
                 _switched_off(power, check)
-                facts = _known_good(machine, power, capture, check, times, visit)
+                if rescue is not None:
+                    facts = examined(rescue, power, capture, check, times)
+                else:
+                    facts = _known_good(machine, power, capture, check, times, visit)
             finally:
                 left = power.off()
                 check("left off", True, left["state"] if "state" in left else left.get("own switch", "off"))
@@ -177,7 +186,8 @@ def examine(
             objection or f"{NO_EARLY_LOADER} is on its command line",
         )
     known = health.condition(machine.name).fingerprint
-    new = _judge_system(facts, known, accept_drift, check) if facts is not None else None
+    own = rescue is None
+    new = _judge_system(facts, known, accept_drift, check, own=own) if facts is not None else None
     failed = [f"{one.name}: {one.found}" for one in checks if one.ok is False]
     condition = health.note(machine.name, failed, new)
     return Examination(tuple(checks), condition, times.get("first byte"), times.get("ssh"))
@@ -263,12 +273,15 @@ def _one_shots(machine: Machine, ssh: Ssh) -> Iterator[Check]:
 
 
 def _judge_system(
-    facts: SystemFacts, known: Mapping[str, str] | None, accept_drift: bool, check: _Check
+    facts: SystemFacts, known: Mapping[str, str] | None, accept_drift: bool, check: _Check, *, own: bool
 ) -> Mapping[str, str] | None:
     """Look at what the system said; the fingerprint to keep, or None for the one that is kept."""
     check("clock", abs(facts.clock_off_s) <= CLOCK_S, f"{facts.clock_off_s:+.0f} s from ours, {CLOCK_S:g} are allowed")
     free, needed = facts.free_bytes >> 20, FREE_BYTES >> 20
-    check("room in /boot", facts.free_bytes >= FREE_BYTES, f"{free} MiB free, {needed} are needed")
+    if own:
+        check("room in /boot", facts.free_bytes >= FREE_BYTES, f"{free} MiB free, {needed} are needed")
+    else:
+        check("room in /boot", None, "it has no system of its own")
     drift = differences(known, facts.fingerprint) if known is not None else []
     if not drift:
         check("firmware", True, "as before" if known is not None else f"{len(facts.fingerprint)} facts noted")

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bench.cache import cache_folder
 from bench.errors import UsageError
 from bench.images.disk import build_disk
-from bench.images.known_good import build_known_good, dropbear_key, keys_archive
+from bench.images.known_good import build_known_good
+from bench.images.small_system import dropbear_key, keys_archive
 from bench.records import HostFiles, Machine
 
 _RAW, _SSH = serialization.Encoding.Raw, serialization.Encoding.OpenSSH

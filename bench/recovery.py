@@ -19,6 +19,7 @@ from bench.lab.flash.system import read_system
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.ssh import Ssh
 from bench.records import Machine
+from bench.rescue.examined import Booting
 
 
 def recover(
@@ -29,6 +30,7 @@ def recover(
     power: SwitchedPower,
     accept_drift: bool = False,
     told: Callable[[Check], None] = lambda _: None,
+    rescue: Booting | None = None,
 ) -> Examination:
     """Bring `machine` back and examine it; captured into folders below `folder`, one a try. It is off afterwards.
 
@@ -41,9 +43,13 @@ def recover(
             if method in METHODS:
                 yield _withdrawn(METHODS[method], ssh)
 
-    found = examine(
-        machine, health, folder / "try-1", power=power, accept_drift=accept_drift, visit=withdraw, told=told
-    )
+    def try_number(number: int) -> Examination:
+        place = folder / f"try-{number}"
+        return examine(
+            machine, health, place, power=power, accept_drift=accept_drift, visit=withdraw, told=told, rescue=rescue
+        )
+
+    found = try_number(1)
     if found.ok:
         return found
     if _has_mains(power):
@@ -54,7 +60,7 @@ def recover(
             return found
     elif not set(machine.wiring.boot_methods) & set(METHODS):
         return found  # what came up was no image that a one-shot had left
-    return examine(machine, health, folder / "try-2", power=power, accept_drift=accept_drift, visit=withdraw, told=told)
+    return try_number(2)
 
 
 def _withdrawn(method: OneShot, ssh: Ssh) -> Check:

@@ -13,8 +13,9 @@ from bench.errors import UsageError
 from bench.hosts import with_files
 from bench.images import disk
 from bench.images.disk import KINDS, build_disk
-from bench.images.known_good import KnownGood, _in_order, dropbear_key, keys_archive
 from bench.images.lvm import one_volume
+from bench.images.modules import in_order
+from bench.images.small_system import BuiltSystem, dropbear_key, keys_archive
 from bench.inventory import load_inventory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,11 +98,11 @@ def test_modules_load_after_what_they_depend_on() -> None:
         return b"\x7fELF\0license=GPL\0depends=" + ",".join(depends).encode() + b"\0name=x\0"
 
     there = {"a": module("b-c", "d"), "b_c": module("d"), "d": module(), "e": module("built_in")}
-    assert _in_order(there, ("a", "e", "absent")) == ["d", "b_c", "a", "e"]
+    assert in_order(there, ("a", "e", "absent")) == ["d", "b_c", "a", "e"]
 
 
 def test_missing_programs_are_named_with_their_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    system = KnownGood(tmp_path, tmp_path, "x")
+    system = BuiltSystem(tmp_path, tmp_path, "x")
     with pytest.raises(UsageError, match=f"no disk 'x'; there are: {', '.join(KINDS)}"):
         build_disk("x", system, b"", cache=tmp_path)
     monkeypatch.setattr(disk, "_program", lambda _: None)

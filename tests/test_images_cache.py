@@ -124,7 +124,7 @@ def rows(done: subprocess.CompletedProcess[str]) -> Any:
 @pytest.mark.slow
 def test_list_verify_and_prune_say_what_there_is(root: Path) -> None:
     listed = rows(images(root, "list", "--all", "--json"))
-    assert [row["image"] for row in listed] == ["payload", "tiny", "tiny+one", "tiny+one"]
+    assert [row["image"] for row in listed] == ["payload", "tiny", "rescue", "tiny+one", "tiny+one"]
     assert listed[1]["release"] == "6.1.9" and Path(listed[1]["folder"]).is_dir()
 
     good = images(root, "verify")

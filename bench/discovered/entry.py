@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bench.discovered.bios_microcode import Told, bios_revision
 from bench.errors import UsageError
-from bench.hardware import SshAccess
+from bench.hardware import Netboot, SshAccess, Wiring
 from bench.x86 import signature as signatures
 from bench.x86.pc_memory import GIB, MIB, ram_end, usable_ram
 
@@ -63,19 +63,29 @@ def card_of(found: Discovery) -> Card | None:
     return up[0] if len(up) == 1 else None
 
 
-def entry(found: Discovery, access: SshAccess, *, name: str, on: date, heard: Sequence[Heard], baud: int) -> str:
-    """The file's text. `access` is the way in that was used; `heard` what became of the serial ports, if asked."""
+def entry(
+    found: Discovery,
+    access: SshAccess,
+    *,
+    name: str,
+    on: date,
+    heard: Sequence[Heard],
+    baud: int,
+    rescue: Wiring | None = None,
+) -> str:
+    """The file's text. `access` is the way in that was used; `heard` what became of the serial ports, if asked.
+    `rescue`: what told was the rescue system, and the machine is wired for the network so."""
     parts = (
         _head(found, access, name, on),
         _processor(found),
         _memory(found),
         _network(found, access),
-        _boot(found),
+        _boot(found) if rescue is None else _network_boot(found, rescue),
         _microcode(found),
         _policy(),
         _serial(found, heard, baud),
         _power(),
-        _ssh(access),
+        _ssh(access) if rescue is None else _no_ssh(),
     )
     return "\n".join("".join(f"{line}\n" for line in part) for part in parts)
 
@@ -202,6 +212,19 @@ def _boot(found: Discovery) -> Iterator[str]:
     yield f"boot_methods = [{', '.join(map(_text, methods.usable))}]"
 
 
+def _network_boot(found: Discovery, wiring: Wiring) -> Iterator[str]:
+    yield f"firmware = {_text('uefi' if found.system.uefi else 'bios')}"
+    if found.system.uefi:
+        yield from _comment(f"Secure Boot: {'ON' if found.system.secure_boot else 'off'}")
+    yield from _comment("It was the rescue system that told this, from memory: what a system on its disk could start")
+    yield from _comment("only that system can tell; bench recover NAME --rescue says what is on its disks.")
+    yield 'boot_methods = ["pxe"]'
+    yield f"pxe_loader = {_text(wiring.pxe_loader.value)}"
+    if wiring.netboot is not Netboot.ORDER:
+        yield f"netboot = {_text(wiring.netboot.value)}"
+    yield 'known_good = "rescue"  # TODO take it out if it has a system of its own, and give [ssh]'
+
+
 _BIOS_WORDS = {
     Told.SAME: "This system's log has no update of it: it is the BIOS's own, unless the system was started by kexec.",
     Told.KNOWN: "This system has updated it; the BIOS's own is {own}.",
@@ -260,6 +283,10 @@ def _power() -> Iterator[str]:
     yield from _comment("TODO [power]: no machine knows its outlet or its BMC's address.")
     yield "# [power]"
     yield '# backend = "…"'
+
+
+def _no_ssh() -> Iterator[str]:
+    yield from _comment("No [ssh]: the keys of the rescue system are made for each boot.")
 
 
 def _ssh(access: SshAccess) -> Iterator[str]:

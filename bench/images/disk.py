@@ -28,9 +28,9 @@ from bench.errors import LabError, UsageError
 from bench.images import lvm
 from bench.images.kernel_cache import hash_of
 from bench.images.kernel_source import sha256_of
-from bench.images.known_good import KnownGood
 from bench.images.lvm import one_volume
 from bench.images.packages import files_of, obtain
+from bench.images.small_system import BuiltSystem
 from bench.initrd import FOLDER, entry
 from bench.records import SECURE_BOOT_DISK
 
@@ -122,7 +122,7 @@ def disks_cache() -> Path:
     return cache_folder("disks")
 
 
-def build_disk(kind: str, system: KnownGood, keys: bytes, *, cache: Path | None = None) -> Disk:
+def build_disk(kind: str, system: BuiltSystem, keys: bytes, *, cache: Path | None = None) -> Disk:
     """A disk of `kind` with `system`; `keys` goes behind its initrd. Found if it was made before.
 
     Raises UsageError for an unknown kind or a missing program (with its package).
@@ -179,7 +179,7 @@ def _run(*words: str | Path) -> None:
         raise LabError(f"{words[0]}: exit code {done.returncode}: {said}", component="build computer", witness=said)
 
 
-def _make(kind: str, system: KnownGood, keys: bytes, work: Path) -> None:
+def _make(kind: str, system: BuiltSystem, keys: bytes, work: Path) -> None:
     blind = kind == "bios-grub-blind"
     volume = one_volume(_sectors(_BOOT)) if kind == "bios-grub-lvm" else None
     disk, boot = work / "disk", work / "boot"

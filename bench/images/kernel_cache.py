@@ -64,9 +64,9 @@ class Kept:
         return folder_bytes(self.folder)
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: dict[str, Any], names: Sequence[str] = OUTPUTS) -> None:
     """Write the manifest with SHA-256 and size of every output, and a seal over itself."""
-    outputs = {n: {"sha256": sha256_of(folder / n), "bytes": (folder / n).stat().st_size} for n in OUTPUTS}
+    outputs = {n: {"sha256": sha256_of(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
     whole = {"schema": SCHEMA, **manifest, "outputs": outputs}
     write_whole(folder / MANIFEST, (json.dumps(whole | {_SEAL: hash_of(whole)}, indent=2) + "\n").encode())
 

@@ -33,6 +33,8 @@ class Survey:
 
     machines: Mapping[str, Machine]
     problems: tuple[Problem, ...]
+    boot_network: BootNetwork | None = None
+    """The lab's, if it has one."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -86,7 +88,7 @@ def survey(folder: Path) -> Survey:
     for path, machine in machines.items():
         problems += [Problem(path, text) for text in _off_network(machine, network)]
     problems += [*_names(machines), *conflicts(machines), *warnings(machines)]
-    return Survey({machine.name: machine for machine in machines.values()}, tuple(problems))
+    return Survey({machine.name: machine for machine in machines.values()}, tuple(problems), network)
 
 
 class _noting:

@@ -16,6 +16,7 @@ from bench.hardware import (
     IpmiSwitch,
     ManualSwitch,
     Netboot,
+    OwnSystem,
     PduSwitch,
     PowerSpec,
     PxeLoader,
@@ -53,6 +54,9 @@ class MetalFile(MachineKeys):
     netboot: Netboot = Field(Netboot.ORDER, strict=False, description="Who has it boot from the network.")
     pxe_loader: PxeLoader = Field(PxeLoader.IPXE, strict=False, description="What its firmware loads then.")
     secure_boot: Annotated[bool, Field(description="Its firmware starts signed programs only.")] = False
+    known_good: OwnSystem = Field(
+        OwnSystem.DISK, strict=False, description="Where its own system is; rescue: it has none, one comes by network."
+    )
     quirks: list[Name] = Field([], description="Names of rows of quirks.toml, beside those that apply.")
     serial: SerialTable
     power: PowerTable | None = None
@@ -67,6 +71,7 @@ def metal(path: Path, file: MetalFile, root: Path) -> Machine:
         raise UsageError(f"{path}: memory: does not fit: RAM ends above what maxphyaddr = {file.maxphyaddr} reaches")
     _keep_secrets_outside(path, file, root)
     _check_netboot(path, file, power)
+    _check_own_system(path, file)
     return Machine(
         name=file.name,
         signature=file.signature,
@@ -91,6 +96,7 @@ def metal(path: Path, file: MetalFile, root: Path) -> Machine:
             netboot=file.netboot,
             pxe_loader=file.pxe_loader,
             secure_boot=file.secure_boot,
+            known_good=file.known_good,
         ),
     )
 
@@ -136,6 +142,20 @@ def _check_netboot(path: Path, file: MetalFile, power: PowerSpec | None) -> None
         raise UsageError(
             f"{path}: secure_boot: boot_methods has 'pxe', and this firmware starts signed programs only; what the "
             "bench offers is not signed: switch Secure Boot off in the firmware's setup"
+        )
+
+
+def _check_own_system(path: Path, file: MetalFile) -> None:
+    """A machine without a system of its own is started over the network, and keeps nothing on a disk."""
+    if file.known_good is not OwnSystem.RESCUE:
+        return
+    if "pxe" not in file.boot_methods:
+        raise UsageError(f"{path}: known_good: 'rescue' comes over the network: boot_methods needs 'pxe'")
+    others = [method for method in file.boot_methods if method not in ("pxe", "loaded")]
+    if others:
+        raise UsageError(
+            f"{path}: boot_methods: {others[0]!r} is started by a system on the machine's disk, and known_good = "
+            "'rescue' says that it has none"
         )
 
 

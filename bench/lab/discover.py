@@ -16,7 +16,7 @@ from bench.lab.discover_processor import Processor, read_processor
 from bench.lab.discover_questions import ANSWER_S, QUESTIONS
 from bench.lab.discover_wires import Card, SerialPort, read_cards, read_ports
 from bench.lab.fingerprint import split_answers
-from bench.lab.flash.system import System, read_system
+from bench.lab.flash.system import BOOT, System, read_system
 from bench.lab.ssh import Ssh
 from bench.lab.text import escape
 
@@ -45,14 +45,15 @@ class Discovery:
     """The running kernel's lines about microcode, and the one that every log begins with if that is still there."""
 
 
-def discover(ssh: Ssh) -> Discovery:
-    """Ask the machine. Raises LabError if it does not answer, or not as Linux on x86 does."""
+def discover(ssh: Ssh, *, boot: str = BOOT) -> Discovery:
+    """Ask the machine; `boot` is where its boot loader's files are. Raises LabError if it does not answer, or not as
+    Linux on x86 does."""
     done = ssh.run(QUESTIONS, timeout_s=ANSWER_S)
     said = split_answers(done.output)
     if "end" not in said:
         raise _foreign(ssh, escape((done.output + done.complaints)[-200:]))
     try:
-        return _read(said, read_system(ssh))
+        return _read(said, read_system(ssh, boot=boot))
     except LookupError as error:
         raise _foreign(ssh, f"no answer to {error}") from error
     except (UsageError, ValueError) as error:

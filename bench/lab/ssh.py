@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -55,13 +56,23 @@ class Finished:
     complaints: bytes
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a host is reached that this computer does not reach by itself, and with a key that is in no file."""
+
+    connect: Callable[[str, int, float], socket.socket]
+    """From host, port and seconds, a connected socket. Raises LabError."""
+    private_key: bytes = field(repr=False)
+    """An Ed25519 key in OpenSSH's form, for this connection alone."""
+
+
 class Ssh:
-    """An open connection; close it, or use it in a `with`.
+    """An open connection; close it, or use it in a `with`. `way`: by another way than the system's own.
 
     Raises SshError (component ``SSH HOST``), UsageError if the pinned key or the key file cannot be read.
     """
 
-    def __init__(self, access: SshAccess, *, timeout_s: float = CONNECT_S) -> None:
+    def __init__(self, access: SshAccess, *, timeout_s: float = CONNECT_S, way: Way | None = None) -> None:
         self.component = f"{COMPONENT} {access.host}"
         self.round_trips = 0
         """Commands so far."""
@@ -72,28 +83,32 @@ class Ssh:
         self._client.get_host_keys().add(name, key_type, key)
         self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
         try:
-            self._connect(timeout_s)
+            self._connect(timeout_s, way)
         except BaseException:
             self._client.close()
             raise
 
-    def _connect(self, timeout_s: float) -> None:
+    def _connect(self, timeout_s: float, way: Way | None) -> None:
         access, begun = self._access, time.monotonic()
         key_file = str(Path(access.key_file).expanduser()) if access.key_file else None
         if key_file and not Path(key_file).is_file():
             raise UsageError(f"{self.component}: no key file {key_file}")
+        key = paramiko.Ed25519Key.from_private_key(io.StringIO(way.private_key.decode())) if way else None
+        line = way.connect(access.host, access.port, timeout_s) if way else None
         try:
             self._client.connect(
                 access.host,
                 access.port,
                 access.user,
+                pkey=key,
                 key_filename=key_file,
-                allow_agent=not key_file,
+                allow_agent=not (key_file or key),
                 look_for_keys=False,
                 timeout=timeout_s,
                 banner_timeout=timeout_s,
                 auth_timeout=timeout_s,
                 channel_timeout=timeout_s,
+                sock=line,
             )
         except paramiko.BadHostKeyException as error:
             offered = f"{error.key.get_name()} {error.key.get_base64()}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from bench.errors import UsageError
 from bench.hardware import BootNetwork
 from bench.lab.load import Load, Loader, Note
+from bench.lab.net.place import Place
 from bench.lab.net.selection import deselect, select
 from bench.lab.net.server import BootServer
 from bench.lab.power import Power
@@ -36,6 +37,12 @@ class NetLoader(Loader):
             "steps": " ".join(offer.steps),
             **select(machine),
         }
+
+    @property
+    def place(self) -> Place:
+        """Where the servers are, while a boot is prepared: from there the machine is reached."""
+        assert self._server is not None, "nothing is prepared"
+        return self._server.place
 
     def fall_back(self, machine: Machine) -> Mapping[str, str]:
         """Withdraw it: the machine's next boot is its disk's."""

@@ -47,11 +47,18 @@ class Place:
         """A TCP socket that listens there; port 0: any. Raises LabError with the system's words."""
         return self._socket({"kind": "listen", "address": address, "port": port})
 
+    def connect(self, address: str, port: int, *, timeout_s: float) -> socket.socket:
+        """A TCP socket that is connected from there, blocking. Raises LabError with the system's words."""
+        wish = {"kind": "connect", "address": address, "port": port, "timeout_s": timeout_s}
+        one = self._socket(wish, answer_s=timeout_s + ANSWER_S)
+        one.settimeout(None)
+        return one
+
     def wire(self) -> socket.socket:
         """A packet socket that sends and sees all frames of the interface. Raises LabError."""
         return self._socket({"kind": "wire", "interface": self.interface})
 
-    def _socket(self, wanted: dict[str, object]) -> socket.socket:
+    def _socket(self, wanted: dict[str, object], *, answer_s: float = ANSWER_S) -> socket.socket:
         if not self.pid:
             try:
                 return socket_child.make(wanted)
@@ -62,9 +69,9 @@ class Place:
             command = [*self.prefix, sys.executable, "-I", "-S", socket_child.__file__]
             command += [str(theirs.fileno()), json.dumps(wanted)]
             try:
-                done = subprocess.run(command, pass_fds=(theirs.fileno(),), capture_output=True, timeout=ANSWER_S)
+                done = subprocess.run(command, pass_fds=(theirs.fileno(),), capture_output=True, timeout=answer_s)
             except subprocess.TimeoutExpired:
-                raise self._refused(wanted, f"no answer within {ANSWER_S:g} s") from None
+                raise self._refused(wanted, f"no answer within {answer_s:g} s") from None
             if done.returncode:
                 raise self._refused(wanted, escape(done.stderr[-300:].rstrip(b"\n")))
             _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(array.array("i").itemsize))
@@ -75,7 +82,8 @@ class Place:
         return socket.socket(fileno=handles[0])
 
     def _refused(self, wanted: dict[str, object], why: str) -> LabError:
-        what = f"port {wanted['port']} of {wanted['address']}" if wanted["kind"] == "listen" else "a packet socket"
+        where = f"port {wanted.get('port')} of {wanted.get('address')}"
+        what = {"listen": where, "connect": f"a connection to {where}"}.get(str(wanted["kind"]), "a packet socket")
         return LabError(
             f"boot network {self.interface}: {what} cannot be had: {why}",
             component=f"boot network {self.interface}",
@@ -84,10 +92,17 @@ class Place:
 
     def mac_of(self, address: str) -> str:
         """The MAC that answered for an IPv4 address on the interface, as the kernel has it; empty: unknown."""
+        return next((mac for known, mac in self._neighbours() if known == address), "")
+
+    def addresses_of(self, mac: str) -> tuple[str, ...]:
+        """The IPv4 addresses for which a card has answered on the interface, as the kernel has them."""
+        return tuple(address for address, known in self._neighbours() if known == mac)
+
+    def _neighbours(self) -> list[tuple[str, str]]:
+        """Address and MAC of whoever has answered lately."""
         table = Path(f"/proc/{self.pid or 'self'}/net/arp")
         try:
             rows = [line.split() for line in table.read_text(encoding="ascii").splitlines()[1:]]
         except OSError:
-            return ""
-        found = (row[_ARP_MAC] for row in rows if row[_ARP_ADDRESS] == address and row[_ARP_DEVICE] == self.interface)
-        return next(found, "").lower()
+            return []
+        return [(row[_ARP_ADDRESS], row[_ARP_MAC].lower()) for row in rows if row[_ARP_DEVICE] == self.interface]

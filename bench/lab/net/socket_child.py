@@ -1,7 +1,8 @@
 """A program that makes one socket in a network namespace and hands it over: ``socket_child.py HANDLE WISH``.
 
 A socket stays in the namespace in which it was made, whoever has it. HANDLE is a unix socket; WISH is a JSON object:
-``{"kind": "listen", "address": …, "port": …}`` or ``{"kind": "wire", "interface": …}``.
+``{"kind": "listen", "address": …, "port": …}``, ``{"kind": "connect", "address": …, "port": …, "timeout_s": …}`` or
+``{"kind": "wire", "interface": …}``.
 """
 
 import array
@@ -23,6 +24,9 @@ def make(wish: dict[str, object]) -> socket.socket:
             one.close()
             raise
         return one
+    if wish["kind"] == "connect":
+        whom = (str(wish["address"]), int(str(wish["port"])))
+        return socket.create_connection(whom, float(str(wish["timeout_s"])))
     return socket.create_server((str(wish["address"]), int(str(wish["port"]))), backlog=BACKLOG)
 
 
