@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from bench.hardware import Netboot
+
 if TYPE_CHECKING:
     from bench.batch import Task
     from bench.records import Machine
@@ -21,7 +23,7 @@ DISK_BOOT_S = 10.0
 METAL_BOOT_S = 60.0
 # Boots of the machine's own system for each boot of an image: to take it in, and to see that all is as it was. A
 # machine's first flash takes two more, for the proof.
-OWN_BOOTS = {"grub": 2, "systemd-boot": 2, "bootnext": 2, "kexec": 1}
+OWN_BOOTS = {"grub": 2, "systemd-boot": 2, "bootnext": 2, "kexec": 1, "pxe by BootNext": 2}
 # The latest runs of one machine and image that the estimate goes by.
 RECENT = 5
 
@@ -150,6 +152,9 @@ def _way(machine: Machine) -> str:
     """The way that is tried first to load it; empty: QEMU does it, or there is none."""
     host = machine.virtual.host if machine.virtual is not None else None
     methods = host.boot_methods if host is not None else machine.wiring.boot_methods
+    netboot = host.netboot if host is not None else machine.wiring.netboot
+    if methods[:1] == ("pxe",) and netboot is Netboot.BOOTNEXT:
+        return "pxe by BootNext"
     return methods[0] if methods else ""
 
 

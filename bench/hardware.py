@@ -162,6 +162,8 @@ class Netboot(StrEnum):
     """The BMC, asked over IPMI for the next boot only."""
     REDFISH = "redfish"
     """The BMC, asked over Redfish for the next boot only."""
+    BOOTNEXT = "bootnext"
+    """UEFI firmware, asked by the machine's own system for the next boot only: disk first in the boot order."""
 
 
 class OwnSystem(StrEnum):
@@ -181,6 +183,11 @@ class PxeLoader(StrEnum):
     GRUB = "grub"
     UKI = "uki"
     """A unified kernel image, which needs no loader. UEFI only."""
+    UKI_HTTP = "uki-http"
+    """The same, fetched by firmware's own HTTP client (UEFI 2.10, 24.7)."""
+
+
+HTTP_BESIDE_A_SITE = "'uki-http' needs a boot network with mode = \"full\": the site's server gives the boot file's URL"
 
 
 class NetworkMode(StrEnum):

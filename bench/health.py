@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Float, Integer, MetaData, String, Table
 
 from bench.errors import LabError, UsageError
-from bench.hardware import OwnSystem
+from bench.hardware import Netboot, OwnSystem
 from bench.lab import metal
 from bench.lab.capture import CaptureWriter
 from bench.lab.fingerprint import SystemFacts, read_system
 from bench.lab.flash.plan import look
 from bench.lab.flash.refusals import NO_EARLY_LOADER, fallback_objection
+from bench.lab.net import fall_through
+from bench.lab.net.place import Place
 from bench.lab.power import PowerState
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.ssh import Ssh
@@ -35,6 +37,7 @@ FAILURES_TO_OFFLINE = 2
 CLOCK_S = 60.0
 FREE_BYTES = 256 << 20
 SSH_EVERY_S = 2.0
+FALL_THROUGH = "network, then disk"
 
 _metadata = MetaData()
 _states = Table(
@@ -80,6 +83,8 @@ class Examination:
     condition: Condition
     time_to_first_byte_s: float | None = None
     time_to_ssh_s: float | None = None
+    time_to_disk_s: float | None = None
+    """From power-on or restart, over a network where nobody offers anything, to its own system's SSH."""
 
     @property
     def ok(self) -> bool:
@@ -144,12 +149,13 @@ def examine(
     visit: Callable[[Ssh], Iterable[Check]] = lambda _: (),
     told: Callable[[Check], None] = lambda _: None,
     rescue: Booting | None = None,
+    place: Place | None = None,
 ) -> Examination:
     """Switch `machine` off and on, listen, log in, look around, switch it off; captured into `folder`.
 
     `visit` is given its known-good system, if that answers. `rescue` boots a system over the network in place of its
-    own. The machine must be ours (`bench.leases`). Raises
-    UsageError for a virtual machine; trouble is a failed check.
+    own. `place`: its boot network, if that is not an interface of this computer. The machine must be ours
+    (`bench.leases`). Raises UsageError for a virtual machine; trouble is a failed check.
     """
     if machine.virtual is not None:
         raise UsageError(f"{machine.name}: a virtual machine is made anew for each run: nothing to examine")
@@ -172,7 +178,10 @@ def examine(
                 if rescue is not None:
                     facts = examined(rescue, power, capture, check, times)
                 else:
-                    facts = _known_good(machine, power, capture, check, times, visit)
+                    with _network(machine, place, check) as asks:
+                        facts = _known_good(machine, power, capture, check, times, visit)
+                    if facts is not None and fall_through.goes_by_network(machine):
+                        _falls_through(machine, power, asks, place, check, times)
             finally:
                 left = power.off()
                 check("left off", True, left["state"] if "state" in left else left.get("own switch", "off"))
@@ -190,7 +199,7 @@ def examine(
     new = _judge_system(facts, known, accept_drift, check, own=own) if facts is not None else None
     failed = [f"{one.name}: {one.found}" for one in checks if one.ok is False]
     condition = health.note(machine.name, failed, new)
-    return Examination(tuple(checks), condition, times.get("first byte"), times.get("ssh"))
+    return Examination(tuple(checks), condition, times.get("first byte"), times.get("ssh"), times.get("disk"))
 
 
 @contextmanager
@@ -258,6 +267,46 @@ def _known_good(
     else:
         check("serial line", False, f"no byte in {time.monotonic() - begun:.0f} s of a boot")
     return facts
+
+
+@contextmanager
+def _network(machine: Machine, place: Place | None, check: _Check) -> Iterator[fall_through.Asking | None]:
+    """While it is started: who listens whether its card asks the network; None where that is not to be seen now."""
+    if not fall_through.goes_by_network(machine) or machine.wiring.netboot is Netboot.BOOTNEXT:
+        yield None
+        return
+    with ExitStack() as stack:
+        listener = None
+        try:
+            listener = stack.enter_context(fall_through.asking(machine, place))
+        except LabError as error:
+            check(FALL_THROUGH, None, f"not seen: {error}")
+        yield listener
+
+
+def _falls_through(
+    machine: Machine,
+    power: SwitchedPower,
+    listener: fall_through.Asking | None,
+    place: Place | None,
+    check: _Check,
+    times: dict[str, float],
+) -> None:
+    """With the bench's servers off, a boot that asks the network has to end at the machine's disk."""
+    if machine.wiring.netboot is Netboot.BOOTNEXT:
+        found = fall_through.by_bootnext(machine, power, wait_s=metal.system_s(machine), place=place)
+    elif listener is None:
+        return
+    else:
+        found = fall_through.FallThrough(listener.after_s, times["ssh"])
+    if found.asked_s is None:
+        who = machine.wiring.netboot.value
+        check(FALL_THROUGH, False, f"its disk's system came up, and its card asked nobody: netboot = {who!r} is not so")
+        return
+    times["disk"] = found.disk_s
+    used = f", BootNext {found.one_shot}" if found.one_shot else ""
+    words = f"asked the network after {found.asked_s} s, where nobody offered anything; its disk's system after"
+    check(FALL_THROUGH, found.one_shot in ("", "consumed"), f"{words} {found.disk_s} s{used}")
 
 
 def _one_shots(machine: Machine, ssh: Ssh) -> Iterator[Check]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
-from bench.hardware import PxeLoader, Wiring
+from bench.hardware import Netboot, PxeLoader, Wiring
 from bench.linux import Unpatched
 from bench.updates import UpdateOffer
 from bench.wire import Access, Phase
@@ -73,6 +73,8 @@ class VirtualHost:
     """What loads the kernel where the network is the way."""
     files: HostFiles | None = None
     """None until they are made."""
+    netboot: Netboot = Netboot.ORDER
+    """Who has it boot from the network: the firmware's order, network first; or its own system, by BootNext."""
 
     @property
     def secure_boot(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,9 @@ from bench.images import build_init
 
 ROOT = Path(__file__).parents[1]
 # A user namespace in which we are root, so that the folder can be the root and nothing outside of it is touched.
-ALONE = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "chroot")
+# Not on the path of every user.
+CHROOT = shutil.which("chroot", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "chroot"
+ALONE = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", CHROOT)
 
 
 def run(folder: Path, *steps: str, **files: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from bench.errors import UsageError
-from bench.hardware import PxeLoader
+from bench.hardware import Netboot, PxeLoader
 from bench.inventory.microcode_keys import MicrocodeTable, processor_rules
 from bench.inventory.values import STRICT, Mac, Memory, Name, Signature
 from bench.records import Machine, VirtualHost, VirtualSpec
@@ -80,8 +80,12 @@ class HostTable(BaseModel):
     disk: Annotated[HostDisk, Field(description="What is on its disk; with none it starts over the network only.")]
     boot_methods: Annotated[list[HostMethod], Field(min_length=1, description="Ways to load it, preferred first.")]
     pxe_loader: Annotated[
-        Literal["ipxe", "pxelinux", "grub", "uki"], Field(description="What loads the kernel over the network.")
+        Literal["ipxe", "pxelinux", "grub", "uki", "uki-http"],
+        Field(description="What loads the kernel over the network."),
     ] = "ipxe"
+    netboot: Annotated[
+        Literal["order", "bootnext"], Field(description="Who has it boot from the network: the network is first, or …")
+    ] = "order"
 
     def record(self, path: Path) -> VirtualHost:
         """The record. Raises UsageError for a method that the disk does not have."""
@@ -92,7 +96,14 @@ class HostTable(BaseModel):
                     f"{path}: virtual.host.boot_methods: {method!r} is not what a disk {self.disk!r} has; "
                     f"allowed: {', '.join(sorted(has))}"
                 )
-        return VirtualHost(self.disk, tuple(self.boot_methods), PxeLoader(self.pxe_loader))
+        if self.netboot == "bootnext" and ("pxe" not in self.boot_methods or "bootnext" not in has):
+            raise UsageError(
+                f"{path}: virtual.host.netboot: 'bootnext' is set by the system on a UEFI machine's disk, for "
+                f"boot_methods with 'pxe'"
+            )
+        return VirtualHost(
+            self.disk, tuple(self.boot_methods), PxeLoader(self.pxe_loader), netboot=Netboot(self.netboot)
+        )
 
 
 class VirtualTable(BaseModel):

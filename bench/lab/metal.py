@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from bench.errors import UsageError
+from bench.hardware import Netboot
 from bench.lab.capture import CaptureWriter
 from bench.lab.flash.choose import FirstThatWorks
 from bench.lab.flash.kexec import KexecLoader
@@ -49,7 +50,9 @@ def _flash(method: str) -> Callable[[Machine], Loader]:
 LOADERS: Mapping[str, Callable[[Machine], Loader]] = {
     "loaded": lambda _: AlreadyLoaded(),
     **{name: _flash(name) for name in METHODS},
-    "pxe": lambda _: NetLoader(),
+    "pxe": lambda machine: NetLoader(
+        own_system_s=system_s(machine) if machine.wiring.netboot is Netboot.BOOTNEXT else 0.0
+    ),
     "kexec": lambda machine: KexecLoader(system_s=SYSTEM_S, wait_s=system_s(machine)),
 }
 

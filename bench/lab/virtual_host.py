@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bench.errors import LabError, UsageError
-from bench.hardware import PowerSpec, ProcessSwitch, PxeLoader, SshAccess
+from bench.hardware import Netboot, PowerSpec, ProcessSwitch, PxeLoader, SshAccess
 from bench.lab.power.process import ProcessDevice
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.virtual import firmware_files, machine_options, socket_folder
@@ -46,7 +46,8 @@ def plugged(machine: Machine, folder: Path, *, network: Sequence[str] | None = N
     """The rack for `machine` (`virtual.host` with its files); off and gone at the end. QEMU's words stay in `folder`.
 
     `network`: QEMU's options for its card's other end, whose id is ``net``; by default a network of its own, in which
-    a port of this computer's loopback leads to its SSH. Raises UsageError, LabError.
+    a port of this computer's loopback leads to its SSH. With `network` it has a card on each of the two. Raises
+    UsageError, LabError.
     """
     spec = machine.virtual
     host = spec.host if spec is not None else None
@@ -59,13 +60,18 @@ def plugged(machine: Machine, folder: Path, *, network: Sequence[str] | None = N
         port = _free_port()
         access = SshAccess("127.0.0.1", "root", host.files.host_key, port, str(host.files.key_file))
         mac = machine.wiring.mac or MAC
+        to_ssh = f"restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"
+        first: tuple[str, ...] = ()
         if network is None:
-            network = ("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22")
+            network = ("-netdev", f"user,id=net,{to_ssh}")
+        else:
+            first = ("-netdev", f"user,id=ssh,{to_ssh}", "-device", "virtio-net-pci,netdev=ssh,romfile=")
         command = [
             *machine_options(machine),
             *("-chardev", f"pipe,id=serial,path={own / 'serial'}", "-serial", "chardev:serial"),
             *(_disk_options(disk) if disk is not None else ()),
             *(_firmware_options(files[0], Path(shutil.copyfile(files[1], own / "variables"))) if files else ()),
+            *first,
             *network,
             *("-device", _card(host, spec.firmware, mac)),
             *("-device", "virtio-rng-pci"),
@@ -122,7 +128,8 @@ def _card(host: VirtualHost, firmware: str, mac: str) -> str:
     if "pxe" not in host.boot_methods:
         return f"{card},romfile="
     own_driver = firmware == "uefi" and host.pxe_loader is not PxeLoader.IPXE
-    return f"{card},bootindex=1" + (",romfile=" if own_driver else "")
+    place = 3 if host.netboot is Netboot.BOOTNEXT else 1
+    return f"{card},bootindex={place}" + (",romfile=" if own_driver else "")
 
 
 def _free_port() -> int:

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bench.hardware import BootNetwork
+from bench.hardware import BootNetwork, Netboot
+from bench.lab.flash.reach import SYSTEM_S
 from bench.lab.load import Loader
 from bench.lab.net.loader import NetLoader
 from bench.lab.net.segment import INTERFACE, segment
 from bench.lab.net.server import BootServer
-from bench.lab.virtual_host import MAC, Plugged, plugged
+from bench.lab.virtual_host import MAC, POST_S, Plugged, plugged
 from bench.records import Machine
 
 ADDRESS, IPV6_ADDRESS = "10.77.0.1/24", "fd77::1/64"
@@ -40,6 +41,7 @@ def racked(machine: Machine, folder: Path) -> Iterator[tuple[Plugged, Loader | N
         mac=machine.wiring.mac or MAC,
         ip=MACHINE_IP,
         pxe_loader=host.pxe_loader,
+        netboot=host.netboot,
         boot_network=network,
     )
     with (
@@ -47,4 +49,8 @@ def racked(machine: Machine, folder: Path) -> Iterator[tuple[Plugged, Loader | N
         BootServer(network, wires.place) as server,
         plugged(replace(machine, wiring=wiring), folder, network=("-netdev", wires.netdev(0, "net"))) as there,
     ):
-        yield there, NetLoader(server)
+        by_system = host.netboot is Netboot.BOOTNEXT
+        yield (
+            there,
+            NetLoader(server, own_system_s=POST_S[there.machine.wiring.firmware] + SYSTEM_S if by_system else 0.0),
+        )

@@ -6,25 +6,20 @@ initrd from ``initrd=`` in it. UEFI 2.10, 3.1.1: the variable is deleted before 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 
 from bench.errors import FormatError, LabError
-from bench.lab.fingerprint import split_answers
-from bench.lab.flash import efivarfs
+from bench.lab.flash import boot_options, efivarfs
+from bench.lab.flash.boot_options import option_name
 from bench.lab.flash.load_option import LoadOption, Partition, file_on, gpt_partition, parse_load_option
-from bench.lab.flash.oneshot import PREFIX, Addition, Arming, Entry, Left, OneShot, ask, done, is_program_of_uefi
-from bench.lab.flash.system import EFIVARS, GLOBAL, System
+from bench.lab.flash.oneshot import PREFIX, Addition, Entry, Left, OneShot, done, is_program_of_uefi
+from bench.lab.flash.system import GLOBAL, System
 from bench.lab.ssh import Ssh
 
-_NEXT, _CURRENT = f"BootNext-{GLOBAL}", f"BootCurrent-{GLOBAL}"
-_OPTION = re.compile(rf"option Boot([0-9A-F]{{4}})-{GLOBAL}")
 # Far from what firmware and installers number from 0, and below what firmware keeps for itself.
 _FIRST = 0x0BE0
 # Entries of a GPT of the usual size, behind two blocks.
 _ENTRIES_BYTES = 16 << 10
-_DIGIT = "[0-9A-F]"
 
 
 class BootNext(OneShot):
@@ -32,11 +27,7 @@ class BootNext(OneShot):
 
     name = "bootnext"
     questions = rf"""
-f=${{esp:+$esp/bench}}
-show() {{ [ ! -e "$v/$1" ] || {{ od -An -v -tx1 "$v/$1" | tr -d ' \n'; echo; }}; }}
-echo @next; show {_NEXT}
-echo @current; show {_CURRENT}
-for o in "$v"/Boot{4 * _DIGIT}-{GLOBAL}; do echo "@option ${{o##*/}}"; show "${{o##*/}}"; done
+f=${{esp:+$esp/bench}}{boot_options.QUESTIONS}
 [ -z "$esp" ] || {{
     s=$(df -Pk "$esp" | tail -n 1 | cut -d' ' -f1); s=/sys/class/block/${{s##*/}}
     n=$(cat $s/../queue/logical_block_size) d=$(readlink -f $s/..)
@@ -65,7 +56,7 @@ for o in "$v"/Boot{4 * _DIGIT}-{GLOBAL}; do echo "@option ${{o##*/}}"; show "${{
 
     def left(self, answers: Mapping[str, str]) -> Left:
         """See OneShot."""
-        options = _told(answers)
+        options = boot_options.options(answers)
         ours = any(option.description.startswith(PREFIX) for option in options.values())
         return Left(_pending(answers, options), ours)
 
@@ -83,7 +74,7 @@ for o in "$v"/Boot{4 * _DIGIT}-{GLOBAL}; do echo "@option ${{o##*/}}"; show "${{
     def twin(self, ssh: Ssh, system: System, answers: Mapping[str, str], token: str) -> tuple[Entry, Addition]:  # noqa: ARG002
         """A copy of the option that has started the running system; BootCurrent tells the two apart."""
         current = efivarfs.value_of(answers["current"])
-        option = _told(answers).get(int.from_bytes(current[:2], "little")) if current else None
+        option = boot_options.options(answers).get(int.from_bytes(current[:2], "little")) if current else None
         if option is None:
             words = "firmware does not say which boot option has started the running system"
             raise LabError(f"UEFI: {words}", component="boot loader", witness=answers["current"])
@@ -92,60 +83,41 @@ for o in "$v"/Boot{4 * _DIGIT}-{GLOBAL}; do echo "@option ${{o##*/}}"; show "${{
 
     def pending(self, ssh: Ssh, system: System) -> str:  # noqa: ARG002
         """See OneShot."""
-        answers = _ask(ssh)
-        return _pending(answers, _told(answers))
+        answers = boot_options.ask_options(ssh)
+        return _pending(answers, boot_options.options(answers))
 
     def ran(self, ssh: Ssh, system: System, entry: Entry) -> bool:  # noqa: ARG002
         """See OneShot."""
-        current = int.from_bytes(efivarfs.read(ssh, _CURRENT)[:2], "little")
-        option = efivarfs.read(ssh, f"Boot{current:04X}-{GLOBAL}")
+        current = int.from_bytes(efivarfs.read(ssh, boot_options.CURRENT)[:2], "little")
+        option = efivarfs.read(ssh, f"{option_name(current)}-{GLOBAL}")
         return bool(option) and parse_load_option(option).description == entry.name
 
     def withdraw(self, ssh: Ssh, system: System) -> list[str]:  # noqa: ARG002
         """See OneShot."""
-        answers = _ask(ssh)
-        options = _told(answers)
+        answers = boot_options.ask_options(ssh)
+        options = boot_options.options(answers)
         going = []
         if (pending := _pending(answers, options)).startswith(PREFIX):
-            going.append((f"BootNext={pending}", _NEXT))
+            going.append((f"BootNext={pending}", boot_options.NEXT))
         ours = sorted(number for number, option in options.items() if option.description.startswith(PREFIX))
-        going += [(f"Boot{number:04X}", f"Boot{number:04X}-{GLOBAL}") for number in ours]
+        going += [(option_name(number), f"{option_name(number)}-{GLOBAL}") for number in ours]
         if going:
             command = " && ".join(efivarfs.removing(name) for _, name in going)
             done(ssh, command, what=f"delete {', '.join(what for what, _ in going)}")
         return [what for what, _ in going]
 
 
-def _ask(ssh: Ssh) -> Mapping[str, str]:
-    return split_answers(ask(ssh, f"v={EFIVARS} esp=\n{BootNext.questions}").output)
-
-
-def _told(answers: Mapping[str, str]) -> dict[int, LoadOption]:
-    """Number and content of every boot option that can be read."""
-    found: dict[int, LoadOption] = {}
-    for name, shown in answers.items():
-        if match := _OPTION.fullmatch(name):
-            with suppress(FormatError):
-                found[int(match[1], 16)] = parse_load_option(efivarfs.value_of(shown))
-    return found
-
-
 def _pending(answers: Mapping[str, str], options: Mapping[int, LoadOption]) -> str:
-    if not (value := efivarfs.value_of(answers.get("next", ""))):
+    number = boot_options.next_number(answers)
+    if number is None:
         return ""
-    number = int.from_bytes(value[:2], "little")
-    return options[number].description if number in options else f"Boot{number:04X}"
+    return options[number].description if number in options else option_name(number)
 
 
 def _addition(answers: Mapping[str, str], option: LoadOption) -> Addition:
-    there = {int(match[1], 16) for name in answers if (match := _OPTION.fullmatch(name))}
+    there = boot_options.numbers(answers)
     number = next(each for each in range(_FIRST, 0x1000) if each not in there)
-    value = number.to_bytes(2, "little")
-    expected = efivarfs.ATTRIBUTES.to_bytes(4, "little") + value
-    return Addition(
-        *efivarfs.storing(f"Boot{number:04X}-{GLOBAL}", option.pack()),
-        Arming(efivarfs.writing(_NEXT, value), efivarfs.showing(_NEXT), expected.hex(), efivarfs.removing(_NEXT)),
-    )
+    return Addition(*efivarfs.storing(f"{option_name(number)}-{GLOBAL}", option.pack()), boot_options.arming(number))
 
 
 def _partition(system: System, answers: Mapping[str, str]) -> Partition:

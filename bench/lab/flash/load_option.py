@@ -47,6 +47,29 @@ def parse_load_option(data: bytes) -> LoadOption:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A node of a device path (10.3): type, subtype, and its data without the head."""
+
+    kind: int
+    subtype: int
+    data: bytes
+
+
+def nodes(paths: bytes) -> list[Node]:
+    """The nodes of packed device paths, in order. Raises FormatError where one reaches beyond the end."""
+    found, at = [], 0
+    while at < len(paths):
+        if at + 4 > len(paths):
+            raise FormatError("a node of 4 bytes at least is cut off", source="device path", offset=at)
+        kind, subtype, length = struct.unpack_from("<BBH", paths, at)
+        if length < 4 or at + length > len(paths):
+            raise FormatError(f"a node of {length} bytes reaches beyond the end", source="device path", offset=at)
+        found.append(Node(kind, subtype, paths[at + 4 : at + length]))
+        at += length
+    return found
+
+
+@dataclass(frozen=True)
 class Partition:
     """A partition of a GPT, in logical blocks."""
 

@@ -16,7 +16,9 @@ from bench.hardware import BootNetwork, NetworkMode
 HOSTS, CONFIG, TFTP = "hosts", "dnsmasq.conf", "tftp"
 LEASE = "1h"
 # Processor architectures of option 93 (RFC 4578 section 2.1, IANA's list): firmware of PCs.
-BIOS_ARCH, UEFI_ARCHES = 0, (7, 9)
+BIOS_ARCH, UEFI_ARCHES, UEFI_HTTP_ARCH = 0, (7, 9), 16
+# What firmware that boots by HTTP is told to fetch: whose image it is, the asking card says.
+HTTP_BOOT_PATH = "/boot.efi"
 # Who asks → the file that it is told to fetch. What that is, and whether it is there, is up to the machine's folder.
 # (Tags in the file of hosts would do it too, but dnsmasq 2.90 frees what is not its own when it reads such a file anew:
 # src/rfc2131.c links a host's tags into the list of the request.)
@@ -56,6 +58,7 @@ def configuration(network: BootNetwork, folder: Path) -> str:
         "dhcp-userclass=set:ipxe,iPXE",
         f"dhcp-match=set:bios,option:client-arch,{BIOS_ARCH}",
         *(f"dhcp-match=set:uefi,option:client-arch,{arch}" for arch in UEFI_ARCHES),
+        f"dhcp-match=set:http,option:client-arch,{UEFI_HTTP_ARCH}",
         "enable-tftp",
         f"tftp-root={folder / TFTP}",
         "tftp-unique-root=mac",
@@ -75,6 +78,10 @@ def configuration(network: BootNetwork, folder: Path) -> str:
 
 
 def _boot_files(network: BootNetwork) -> Iterable[str]:
+    if network.mode is NetworkMode.FULL:
+        # UEFI 2.10, 24.7.3.1: an offer without option 60 = HTTPClient is not for HTTP boot.
+        url = f"http://{network.address.partition('/')[0]}:{network.http_port}{HTTP_BOOT_PATH}"
+        yield from (f"dhcp-boot=tag:http,{url}", "dhcp-option-force=tag:http,60,HTTPClient")
     for file, tags in BOOT_FILES.items():
         marks = ",".join(f"tag:{tag}" for tag in tags)
         yield f"dhcp-boot={marks},{file},,{network.address.partition('/')[0]}"

@@ -64,7 +64,10 @@ class Fetch:
 
 
 class HttpServer(ThreadingMixIn, TCPServer):
-    """Serves on a socket that listens already. `allowed` says why an address may not have an item (empty: it may)."""
+    """Serves on a socket that listens already. `allowed` says why an address may not have an item (empty: it may).
+
+    `own_path`: what a path that is the same for all stands for, from this address.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -76,11 +79,12 @@ class HttpServer(ThreadingMixIn, TCPServer):
         *,
         allowed: Callable[[Item, str], str],
         told: Callable[[Fetch], None],
+        own_path: Callable[[str, str], str] = lambda path, _: path,
     ) -> None:
         super().__init__(listening.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listening
-        self.shelf, self.allowed, self.told = shelf, allowed, told
+        self.shelf, self.allowed, self.told, self.own_path = shelf, allowed, told, own_path
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
         self._connections: dict[socket.socket, str] = {}
@@ -193,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         self.close_connection = True
-        item, spent = self.server.shelf.find(self.path)
+        item, spent = self.server.shelf.find(self.server.own_path(self.path, self.client_address[0]))
         asked = escape(self.path.encode("latin-1", "replace")[:_SAID_BYTES])
         if item is None:
             return self._refuse(404, f"{asked} is nothing that is offered")

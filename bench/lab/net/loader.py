@@ -6,8 +6,10 @@ import threading
 from collections.abc import Callable, Mapping
 
 from bench.errors import UsageError
-from bench.hardware import BootNetwork
+from bench.hardware import BootNetwork, Netboot, PxeLoader
+from bench.lab.flash.restart import RestartPower
 from bench.lab.load import Load, Loader, Note
+from bench.lab.net.bootnext import DELAY_S, NextBoot
 from bench.lab.net.place import Place
 from bench.lab.net.selection import deselect, select
 from bench.lab.net.server import BootServer
@@ -18,25 +20,38 @@ from bench.records import Machine
 class NetLoader(Loader):
     """Offers a load over the boot network by `server`, or by one of its own for as long as a boot is prepared.
 
-    Machines that boot side by side share the servers of their network.
+    Machines that boot side by side share the servers of their network. `own_system_s`, for a machine whose own system
+    has firmware boot from the network (``netboot = "bootnext"``): from power-on to its SSH.
     """
 
-    def __init__(self, server: BootServer | None = None) -> None:
+    def __init__(self, server: BootServer | None = None, *, own_system_s: float = 0.0) -> None:
         self._own = server is None
         self._server = server
+        self._own_system_s = own_system_s
+        self._next: NextBoot | None = None
+        self.delay_s = DELAY_S if own_system_s else 0.0
 
-    def load(self, machine: Machine, load: Load, power: Power, note: Note) -> Mapping[str, str]:  # noqa: ARG002
-        """Offer it, and have the machine boot from the network next. The machine's power is not touched."""
+    def load(self, machine: Machine, load: Load, power: Power, note: Note) -> Mapping[str, str]:
+        """Offer it, and have the machine boot from the network next. Power is touched only where its own system is
+        asked to do that."""
+        wiring = machine.wiring
         if self._server is None:
             if machine.wiring.boot_network is None:
                 raise UsageError(f"{machine.name}: boot_methods: pxe needs a table [boot_network] in lab.toml")
             self._server = SERVERS.take(machine.wiring.boot_network)
+        if wiring.netboot is Netboot.BOOTNEXT:
+            http = wiring.pxe_loader is PxeLoader.UKI_HTTP
+            self._next = NextBoot(machine, power, note, wait_s=self._own_system_s, http=http, cold=load.updates)
         offer = self._server.offer(machine, load, note)
         return {
             "loader": f"network: {offer.loader.value}",
             "steps": " ".join(offer.steps),
-            **select(machine),
+            **(self._next.witness if self._next else select(machine)),
         }
+
+    def starting(self, power: Power) -> Power:
+        """See Loader."""
+        return power if self._next is None else RestartPower(power, self._next.restart)
 
     @property
     def place(self) -> Place:
@@ -50,7 +65,9 @@ class NetLoader(Loader):
         if server is None:
             return {"offer": "none"}
         try:
-            return {**server.withdraw(machine.wiring.mac), **deselect(machine)}
+            withdrawn = server.withdraw(machine.wiring.mac)
+            upcoming, self._next = self._next, None
+            return {**withdrawn, **(upcoming.fall_back() if upcoming else deselect(machine))}
         finally:
             if self._own:
                 self._server = None

@@ -26,6 +26,7 @@ STEPS: dict[PxeLoader, tuple[str, ...]] = {
     PxeLoader.PXELINUX: ("discover", "offer", "lease", "loader", "script", "kernel", "initrd"),
     PxeLoader.GRUB: ("discover", "offer", "lease", "loader", "script", "kernel", "initrd"),
     PxeLoader.UKI: ("discover", "offer", "lease", "kernel"),
+    PxeLoader.UKI_HTTP: ("discover", "offer", "lease", "kernel"),
 }
 
 
@@ -44,6 +45,8 @@ class Offer:
     """Those that it has got by DHCP."""
     open: bool = True
     """Whether it can still be taken."""
+    http_boot: str = ""
+    """Path on the shelf of what firmware fetches that boots by HTTP."""
     _left: set[str] = field(default_factory=set)
     _notes: int = 0
     _begun: float = field(default_factory=time.monotonic)
@@ -82,6 +85,10 @@ def lay_out(offer: Offer, load: Load, folder: Path, shelf: Shelf, *, server: str
         offer.expect(STEPS[offer.loader], {"kernel"})
         _file(offer, folder, "boot.efi", uki.build(load), "kernel")
         _file(offer, folder, "boot.ipxe", scripts.ipxe_on(server), "")
+        return
+    if offer.loader is PxeLoader.UKI_HTTP:
+        offer.expect(STEPS[offer.loader], {"kernel"})
+        offer.http_boot = shelf.put("boot.efi", mac, uki.build(load), "kernel").path
         return
     kernel = shelf.put("kernel", mac, load.kernel, "kernel")
     initrd = shelf.put("initrd", mac, load.initrd, "initrd") if load.initrd else None

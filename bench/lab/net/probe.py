@@ -12,12 +12,12 @@ from dataclasses import dataclass
 # From the first question to giving up: a busy server, or one that pings an address first, takes its time.
 LISTEN_S = 4.0
 ASK_EVERY_S = 1.5
-_FRAME_BYTES = 2048
+FRAME_BYTES = 2048
 _BROADCAST = b"\xff" * 6
 _IPV4, _UDP, _SERVER_PORT, _CLIENT_PORT = 0x0800, 17, 67, 68
 _REQUEST, _ETHERNET, _WANT_BROADCAST = 1, 1, 0x8000
 _COOKIE = bytes([99, 130, 83, 99])
-_MESSAGE_TYPE, _SERVER_ID, _END = 53, 54, 255
+_MESSAGE_TYPE, _SERVER_ID, _VENDOR_CLASS, _END = 53, 54, 60, 255
 _DISCOVER, _OFFER = 1, 2
 # BOOTP's fixed part (RFC 951; RFC 2131, section 2).
 _BOOTP = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
@@ -44,7 +44,7 @@ def other_servers(wire: socket.socket, *, listen_s: float = LISTEN_S) -> tuple[D
             wire.send(question)
             asked = now
         if select.select([wire], [], [], min(ASK_EVERY_S, begun + listen_s - now))[0]:
-            server = offer_in(wire.recv(_FRAME_BYTES), exchange)
+            server = offer_in(wire.recv(FRAME_BYTES), exchange)
             if server is not None:
                 found[server.address] = server
     return tuple(found.values())
@@ -101,6 +101,24 @@ def offer_in(frame: bytes, exchange: int) -> DhcpServer | None:
     address = options.get(_SERVER_ID, b"")
     source = address if len(address) == 4 else frame[26:30]
     return DhcpServer(socket.inet_ntoa(source), frame[6:12].hex(":"))
+
+
+def discovers(frame: bytes) -> str:
+    """The card of a frame, if it is a DHCPDISCOVER of firmware that wants to boot; else empty."""
+    if len(frame) < 34 or frame[12:14] != struct.pack("!H", _IPV4) or frame[23] != _UDP:
+        return ""
+    at = 14 + 4 * (frame[14] & 0xF)
+    body = frame[at + 8 :]
+    ports = struct.unpack_from("!HH", frame.ljust(at + 8, b"\0"), at)
+    if ports != (_CLIENT_PORT, _SERVER_PORT) or len(body) < _BOOTP.size + 4:
+        return ""
+    options = _options(body[_BOOTP.size + 4 :])
+    # A system on the disk asks as well, and does not say so.
+    boots = options.get(_VENDOR_CLASS, b"").startswith((b"PXEClient", b"HTTPClient"))
+    if options.get(_MESSAGE_TYPE) != bytes([_DISCOVER]) or not boots:
+        return ""
+    card: bytes = _BOOTP.unpack_from(body)[11]
+    return card[:6].hex(":")
 
 
 def _options(data: bytes) -> dict[int, bytes]:

@@ -8,10 +8,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from bench.errors import BenchError, LabError, UsageError
-from bench.hardware import BootNetwork, NetworkMode
+from bench.hardware import HTTP_BESIDE_A_SITE, BootNetwork, NetworkMode, PxeLoader
 from bench.lab.load import Load
 from bench.lab.net.dnsmasq import Dnsmasq
-from bench.lab.net.dnsmasq_config import Host, tftp_folder
+from bench.lab.net.dnsmasq_config import HTTP_BOOT_PATH, Host, tftp_folder
 from bench.lab.net.dnsmasq_log import NetEvent, NetEventKind
 from bench.lab.net.http_server import Fetch, FetchKind, HttpServer
 from bench.lab.net.offer import Note, Offer, lay_out
@@ -54,7 +54,9 @@ class BootServer:
         with ExitStack() as stack:
             self._folder = stack.enter_context(scratch(SCRATCH))
             listening = self.place.listen(self.address, network.http_port)
-            self._http = HttpServer(listening, self.shelf, allowed=self._allowed, told=self._fetched)
+            self._http = HttpServer(
+                listening, self.shelf, allowed=self._allowed, told=self._fetched, own_path=self._own_path
+            )
             stack.callback(self._http.close)
             self._dnsmasq = Dnsmasq(network, self.place, self._folder, [], told=self._told, died=self._died)
             stack.callback(self._dnsmasq.close)
@@ -84,6 +86,8 @@ class BootServer:
             raise UsageError(f"{machine.name}: secure_boot: its firmware starts signed programs only, and ours are not")
         if self.network.mode is NetworkMode.FULL and not wiring.ip and self.network.pool is None:
             raise UsageError(f"{machine.name}: ip: missing: the boot network has no pool of addresses")
+        if wiring.pxe_loader is PxeLoader.UKI_HTTP and self.network.mode is NetworkMode.PROXY:
+            raise UsageError(f"{machine.name}: pxe_loader: {HTTP_BESIDE_A_SITE}")
         host = Host(wiring.mac, wiring.ip, offered=True)
         offer = Offer(machine.name, host, wiring.pxe_loader, note)
         folder = tftp_folder(self._folder, wiring.mac)
@@ -198,6 +202,13 @@ class BootServer:
             if address in offer.addresses or address == offer.host.address:
                 return offer
         return self._offers.get(self.place.mac_of(address))
+
+    def _own_path(self, path: str, address: str) -> str:
+        """What firmware that boots by HTTP means by the path that all are told."""
+        if path != HTTP_BOOT_PATH:
+            return path
+        offer = self._offers.get(self.place.mac_of(address))
+        return offer.http_boot if offer is not None and offer.http_boot else path
 
     def _allowed(self, item: Item, address: str) -> str:
         """The machine's own card, at the address that it has been given."""
