@@ -81,7 +81,14 @@ def require_rescuable(machine: Machine) -> None:
 
 def command_line(machine: Machine, server: str) -> str:
     """The rescue system's: its console, the card that it was started by, and who has to learn its address."""
-    words = [f"console=ttyS0,{machine.serial_baud}", "panic=10", NO_EARLY_LOADER, f"bench.mac={machine.wiring.mac}"]
+    # The last console is init's; on the first a person at the machine reads along.
+    words = [
+        "console=tty0",
+        f"console=ttyS0,{machine.serial_baud}",
+        "panic=10",
+        NO_EARLY_LOADER,
+        f"bench.mac={machine.wiring.mac}",
+    ]
     return " ".join([*words, f"bench.server={server}"])
 
 
