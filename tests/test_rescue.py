@@ -362,6 +362,16 @@ def test_it_is_named_with_who_has_not_done_it(
     assert "there are: 2" not in serial or "there are: 2" in finding.witness["it says"]
 
 
+def test_what_was_said_before_power_on_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "capture.json").write_text(json.dumps({"schema": 1, "machine": "box", "model": "", "image": "rescue"}))
+    before = b"Linux version 6.1\nrescue: system 6.1, boot 1\r\n"
+    (tmp_path / "serial.bin").write_bytes(before)
+    events = [{"kind": "loaded", "at_s": 1, "offset": 0, "witness": {"steps": " ".join(STEPS[:7])}}]
+    events += [{"kind": "power_on", "at_s": 2, "offset": len(before), "witness": {}}]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert missing(tmp_path, "").component == "network card"
+
+
 # --- the way in ------------------------------------------------------------------------------------------------------
 
 
