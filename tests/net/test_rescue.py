@@ -309,11 +309,10 @@ def test_a_machine_that_nobody_knows_yet_describes_itself(tmp_path: Path) -> Non
         switch = here.box.machine.folder / "switch"
         person, terminal = pty.openpty()
         words = ("inventory", "discover", "new", "--rescue", "--mac", mac(0), "--ip", "10.77.0.101", "--json")
-        process = subprocess.Popen(
+        with subprocess.Popen(
             here.command(*words), env=here.environment, cwd=REPO, text=True,
             stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        try:
+        ) as process:  # fmt: skip
             assert process.stderr is not None and process.stdout is not None
             asked = []
             for line in process.stderr:
@@ -323,11 +322,8 @@ def test_a_machine_that_nobody_knows_yet_describes_itself(tmp_path: Path) -> Non
                     subprocess.run([switch, order], check=True)
                     os.write(person, b"\n")
             said = process.stdout.read()
-        finally:
-            process.kill()
-            process.wait()
-            os.close(person)
-            os.close(terminal)
+        os.close(person)
+        os.close(terminal)
         assert here.box.machine.pid is None
     entry = tomllib.loads(json.loads(said)["entry"])
     assert (asked[0], asked[-1], asked.count("on")) == ("off", "off", 1)
