@@ -127,7 +127,8 @@ def faults(session: nox.Session) -> None:
 def benchmark(session: nox.Session) -> None:
     """Times beside a bare recipe's, in the same session: what the bench adds to loading a machine (--with-boot)."""
     need(session)
-    python(session, "tests.bench_loading", *session.posargs)
+    for module in ("tests.bench_loading", "tests.bench_netboot"):
+        python(session, module, *session.posargs)
 
 
 @nox.session

@@ -37,8 +37,10 @@ def kernel_tasks(
     full: bool,
     witness: bool,
     quiet: bool,
+    unbuilt: list[str] | None = None,
 ) -> list[Task]:
-    """One task a kernel and machine. Builds the kernels (NAME or NAME+SERIES+…). Raises UsageError."""
+    """One task a kernel and machine. Builds the kernels (NAME or NAME+SERIES+…), or with a list `unbuilt` puts those
+    there that are not built yet, and leaves their tasks out. Raises UsageError."""
     if not names:
         if plans:
             raise UsageError("--boot is for kernels: say which with --image NAME")
@@ -47,6 +49,7 @@ def kernel_tasks(
     from bench.cli_images import build_with_progress
     from bench.images import build_init
     from bench.images.bzimage import require_bootable
+    from bench.images.kernel import find_kernel
     from bench.run import KernelOrder
     from bench.scenarios import load_boot_plans
     from bench.update_safety import require_allowed
@@ -63,7 +66,11 @@ def kernel_tasks(
             for box in boxes:
                 require_allowed(box)
         base, *series = name.split("+")
-        kernel = build_with_progress(root, base, series, quiet=quiet)
+        kernel = find_kernel(root, base, extra_series=series) if unbuilt is not None else None
+        if kernel is None and unbuilt is not None:
+            unbuilt.append(name)
+            continue
+        kernel = kernel or build_with_progress(root, base, series, quiet=quiet)
         require_bootable(kernel.kernel)
         for box in boxes:
             these = chosen if plans or machines else _plans_for(box, chosen)

@@ -40,8 +40,9 @@ class Asked:
     method: str = ""
 
 
-def tasks_of(asked: Asked, root: Path, *, quiet: bool) -> list[Task]:
-    """The orders, in order. Builds the kernels that are needed. Raises UsageError for what does not exist."""
+def tasks_of(asked: Asked, root: Path, *, quiet: bool, unbuilt: list[str] | None = None) -> list[Task]:
+    """The orders, in order. Builds the kernels that are needed; with a list `unbuilt` those that are not built are put
+    there instead, and have no orders. Raises UsageError for what does not exist."""
     from bench.cli_kernels import kernel_names, kernel_tasks
     from bench.inventory import load_inventory
 
@@ -67,6 +68,7 @@ def tasks_of(asked: Asked, root: Path, *, quiet: bool) -> list[Task]:
         full=asked.full,
         witness=asked.witness,
         quiet=quiet,
+        unbuilt=unbuilt,
     )
     return [_loaded_by(task, asked.method) for task in tasks] if asked.method else tasks
 

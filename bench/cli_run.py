@@ -82,32 +82,34 @@ def run(
         (where / "captures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{where}: nothing can be written there: {error.strerror}") from error
-    return _Run(asked, root, where, jobs or os.cpu_count() or 1, json=json, broken=broken).carry_out(dry=dry)
+    return _Run(asked, root, where, jobs or os.cpu_count() or 1, json=json, dry=dry, broken=broken).carry_out()
 
 
 class _Run:
     """One run of the command."""
 
     def __init__(
-        self, asked: Asked, root: Path, results: Path, jobs: int, *, json: bool, broken: Unfinished | None
+        self, asked: Asked, root: Path, results: Path, jobs: int, *, json: bool, dry: bool, broken: Unfinished | None
     ) -> None:
         from bench.images import build_payload
 
         self._asked, self._root, self._results, self._jobs = asked, root, results, jobs
-        self._json, self._broken = json, broken
-        self._every = tasks_of(asked, root, quiet=json)
+        self._json, self._dry, self._broken = json, dry, broken
+        # A kernel takes minutes to build: whoever asks for the plan alone does not wait for that.
+        self._unbuilt: list[str] | None = [] if dry else None
+        self._every = tasks_of(asked, root, quiet=json, unbuilt=self._unbuilt)
         self._payload = build_payload(root)
         told = {(one.name, one.image_sha256): one for one in broken.ended if one.verdict in TOLD} if broken else {}
         keys = {(task.name, _sha256(task, self._payload)): task for task in self._every}
         self._before: list[Ended] = [one for key, one in told.items() if key in keys]
         self._tasks: Sequence[Task] = [task for key, task in keys.items() if key not in told]
 
-    def carry_out(self, *, dry: bool) -> int:
-        """All that is left to do; the exit code."""
+    def carry_out(self) -> int:
+        """All that is left to do, or only the plan of it; the exit code."""
         from bench.cli_plan import make_plan
 
-        plan = make_plan(self._tasks, self._results, self._jobs)
-        if dry:
+        plan = make_plan(self._tasks, self._results, self._jobs, unbuilt=self._unbuilt or ())
+        if self._dry:
             for line in [jsons.dumps(plan.as_json(), indent=2)] if self._json else plan.lines():
                 say(line)
             return 0

@@ -180,6 +180,8 @@ def measure(
 
 def main() -> int:
     chosen = [way for way in WAYS if not sys.argv[1:] or {way[0], way[1]} & set(sys.argv[1:])]
+    if not chosen:
+        return 0
     print(f"{'machine':18} {'method':12} {'recipe':>8} {'bench':>8} {'ratio':>6}   {ABOUT}")
     with tempfile.TemporaryDirectory(prefix="bench-loading-") as folder:
         for name, method, place, start in chosen:

@@ -89,3 +89,21 @@ def test_machines_are_chosen_by_name_and_by_model() -> None:
         tasks_of(Asked(model=["06-99-09"]), ROOT, quiet=True)
     with pytest.raises(UsageError, match="say which machine"):
         tasks_of(Asked(), ROOT, quiet=True)
+
+
+def test_a_plan_waits_for_no_kernel_and_says_which_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    unbuilt: list[str] = []
+    images = ["payload", "linux-6.1-trace", "linux-6.1-trace+mutants/13-no-flush", "debian-6.1"]
+    asked = Asked(machine=["skylake-server"], variant=["v3.9"], image=images)
+    chosen = tasks_of(asked, ROOT, quiet=True, unbuilt=unbuilt)
+    assert len(chosen) == 1 and unbuilt == images[1:]
+    assert not (tmp_path / "bench" / "kernels").exists()
+    plan = make_plan(chosen, tmp_path, 1, unbuilt=unbuilt)
+    assert plan.boots == 1 and plan.as_json()["unbuilt"] == unbuilt
+    assert any(
+        line.endswith(f"3 kernels not built yet, which are not counted here: {', '.join(unbuilt)}")
+        for line in plan.lines()
+    )

@@ -14,6 +14,7 @@ import pytest
 from bench.lab.net import http_server
 from bench.lab.net.http_server import Fetch, FetchKind, HttpServer
 from bench.lab.net.shelf import Item, Shelf
+from tests.rack.servers import wait_for
 
 MAC = "52:54:00:77:00:01"
 PATIENCE_S = 30
@@ -156,3 +157,48 @@ def test_a_client_that_stalls_is_given_up_and_the_item_is_not_spent(
         broken = site.event()
     assert (broken.kind, broken.item) == (FetchKind.BROKEN, item) and broken.size < item.size
     assert site.ask(item.path, "HEAD")[0] == 200
+
+
+@pytest.mark.parametrize("stays", [False, True], ids=["hangs up", "is gone without a word"])
+def test_a_client_s_next_boot_may_come_from_the_same_port(site: Site, stays: bool) -> None:
+    """As GRUB's does: nothing of the old connection may be left in the kernel to take the new one for it."""
+    port = 0
+    for turn in range(3):
+        item = site.shelf.put("kernel", MAC, b"x" * 100_000, "kernel")
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.settimeout(PATIENCE_S)
+            client.bind(("127.0.0.1", port))
+            port = client.getsockname()[1]
+            client.connect(("127.0.0.1", site.port))
+            client.sendall(f"GET {item.path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+            assert read_answer(client) == 100_000
+            assert site.event().kind is FetchKind.FETCHED, turn
+            if stays:
+                site.server.forget(["127.0.0.2"])
+                site.server.forget(["127.0.0.1"])
+                wait_for(lambda: not connections(site.port), "the connection is forgotten, whatever the client does")
+        wait_for(lambda: not connections(site.port), "the connection is forgotten")
+
+
+def test_a_client_of_http_1_0_is_told_the_end_by_hanging_up(site: Site) -> None:
+    item = site.shelf.put("kernel", MAC, b"x" * 1000, "kernel")
+    with socket.create_connection(("127.0.0.1", site.port), timeout=http_server.HOLD_S / 2) as client:
+        client.sendall(f"GET {item.path} HTTP/1.0\r\n\r\n".encode())
+        assert b"".join(iter(lambda: client.recv(4096), b"")).endswith(b"\r\n\r\n" + b"x" * 1000)
+
+
+def read_answer(client: socket.socket) -> int:
+    """Bytes of the answer's body."""
+    data = b""
+    while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < 100_000:
+        more = client.recv(65536)
+        assert more, data[:200]
+        data += more
+    return len(data.partition(b"\r\n\r\n")[2])
+
+
+def connections(port: int) -> list[str]:
+    """Those of the kernel, on either side, that a server on `port` has not heard the end of; in whatever state."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [row[3] for row in rows if row[1].endswith(f":{port:04X}") and row[3] != "0A"]

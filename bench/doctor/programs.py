@@ -137,6 +137,7 @@ BOOT = (
     ("/usr/lib/systemd/boot/efi/systemd-bootx64.efi", "systemd-boot-efi"),
     ("dnsmasq", "dnsmasq-base"), ("/usr/lib/ipxe/snponly.efi", "ipxe"), ("/usr/lib/PXELINUX/pxelinux.0", "pxelinux"),
     ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common"), ("ip", "iproute2"), ("ethtool", "ethtool"),
+    ("mmdebstrap", "mmdebstrap"),
 )  # fmt: skip
 
 

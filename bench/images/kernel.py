@@ -225,13 +225,15 @@ def _readable(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def find_kernel(root: Path, name: str, *, cache: Path | None = None) -> KernelImage | None:
-    """The kernel `name` if it is built; None if it is not."""
+def find_kernel(
+    root: Path, name: str, *, extra_series: Sequence[str] = (), cache: Path | None = None
+) -> KernelImage | None:
+    """The kernel `name` (with `extra_series` behind its own) if it is built; None if it is not."""
     description = load_description(root, name)
     if isinstance(description, PrebuiltDescription):
         kept = find_prebuilt(description, cache or default_cache())
         return _image(name, *kept, found=True) if kept else None
-    return _find(prepare(root, name, (), cache, None, lambda _: None))
+    return _find(prepare(root, name, extra_series, cache, None, lambda _: None))
 
 
 def _image(name: str, folder: Path, manifest: dict[str, Any], *, found: bool) -> KernelImage:

@@ -49,7 +49,11 @@ QUIET_S = 20.0
 
 def by(name: str, *methods: str, disk: str = "") -> Machine:
     """A machine of the inventory, loaded by `methods`, with another kind of disk if that is named."""
-    machine = MACHINES[name]
+    return methods_of(MACHINES[name], *methods, disk=disk)
+
+
+def methods_of(machine: Machine, *methods: str, disk: str = "") -> Machine:
+    """`machine`, loaded by `methods`, with another kind of disk if that is named."""
     spec = machine.virtual
     assert spec is not None and spec.host is not None
     host = replace(spec.host, boot_methods=methods, disk=disk or spec.host.disk)

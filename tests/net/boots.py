@@ -42,7 +42,7 @@ def payload_load(entry: Entry, scenario: str = "ping-pong") -> tuple[Load, dict[
     windows, names, skipped = offer(Order(entry, "v3.9", (scenarios[scenario],)))
     assert not skipped
     load = Load(build_payload(REPO).kernel, render(windows, nonce=NONCE), "")
-    meta = {
+    meta: dict[str, object] = {
         "image": "early-pf/v3.9",
         "nonce": f"{NONCE:x}",
         "scenarios": {str(window.number): names[window.number] for window in windows},

@@ -31,13 +31,16 @@ PROGRAMS = {
     "socat": "socat",
     "qemu-system-x86_64": "qemu-system-x86",
     "dnsmasq": "dnsmasq-base",
+    "unshare": "util-linux",
+    "mmdebstrap": "mmdebstrap",
+    "sgdisk": "gdisk",
 }
 
 
 def program(name: str) -> str:
     """Path of a server, which lies in /usr/sbin for some."""
     found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    assert found, f"{name} is not installed (package {PROGRAMS[name]}): ./setup --with-rack, or bench doctor --install"
+    assert found, f"{name} is not installed (package {PROGRAMS[name]}): bench doctor --install --with-rack --with-boot"
     return found
 
 

@@ -10,11 +10,12 @@ import fcntl
 import re
 import select
 import socket
+import struct
 import termios
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,6 +29,8 @@ from bench.lab.text import escape
 CONNECTIONS, CONNECTIONS_EACH = 128, 16
 # To the end of the request's head; without a byte taken; and for the whole answer, with what a slow line may add.
 REQUEST_S, STALL_S, ANSWER_S, SLOWEST_BYTES_S = 10.0, 30.0, 60.0, 20_000
+# A client that has everything hangs up, or has started what it fetched and never will.
+HOLD_S = 10.0
 BLOCK_BYTES = 1 << 16
 LOOK_S = 0.01
 _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})")
@@ -80,7 +83,7 @@ class HttpServer(ThreadingMixIn, TCPServer):
         self.shelf, self.allowed, self.told = shelf, allowed, told
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
-        self._connections: set[socket.socket] = set()
+        self._connections: dict[socket.socket, str] = {}
         self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="HTTP", daemon=True)
         self._thread.start()
 
@@ -92,19 +95,20 @@ class HttpServer(ThreadingMixIn, TCPServer):
             full = self._open.total() >= CONNECTIONS or self._open[address] >= CONNECTIONS_EACH
             if not full:
                 self._open[address] += 1
-                self._connections.add(request)
+                self._connections[request] = address
         if full:
             self.told(Fetch(FetchKind.REFUSED, address, detail="too many connections"))
         return not full
 
     def process_request_thread(self, request: object, client_address: tuple[str, int]) -> None:
         """One client, in a thread of its own."""
+        assert isinstance(request, socket.socket)
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+            super().process_request_thread(request, client_address)
         finally:
             with self._lock:
                 self._open[client_address[0]] -= 1
-                self._connections.discard(request)
+                self._connections.pop(request, None)
 
     def handle_error(self, request: object, client_address: tuple[str, int]) -> None:
         """A client that went away is told of in its handler."""
@@ -114,10 +118,25 @@ class HttpServer(ThreadingMixIn, TCPServer):
         self.shutdown()
         self.server_close()
         self._thread.join()
+        self.forget()
+
+    def forget(self, addresses: Collection[str] | None = None) -> None:
+        """Hang up on all clients at `addresses` (default: on everybody), and have the kernel forget them at once."""
         with self._lock:
-            for one in self._connections:
-                with suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+            for one, address in self._connections.items():
+                if addresses is None or address in addresses:
+                    with suppress(OSError):
+                        _leave_nothing(one)
+                        one.shutdown(socket.SHUT_RDWR)
+
+
+def _leave_nothing(connection: socket.socket) -> None:
+    """Closing it is to leave no trace in the kernel, where it would wait for an answer of a loader that is gone.
+
+    GRUB 2.06 counts its ports from the same number at each start (grub-core/net/tcp.c), so that its next boot would
+    come as the old connection and be refused for half a minute.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -228,6 +247,21 @@ class _Handler(BaseHTTPRequestHandler):
             return
         spent = self.server.shelf.delivered(item, start, at)
         self._tell(FetchKind.FETCHED if spent else FetchKind.PART, size=at - start, item=item)
+        with suppress(OSError):
+            self._until_hung_up()
+            _leave_nothing(self.connection)
+
+    def _until_hung_up(self) -> None:
+        """The client goes first, if it is still there: it may not have looked at all that it has.
+
+        By HTTP/1.0 (PXELINUX 6.04) it waits for us.
+        """
+        if self.request_version == "HTTP/1.0":
+            self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(HOLD_S)
+        deadline = time.monotonic() + HOLD_S
+        while time.monotonic() < deadline and self.connection.recv(BLOCK_BYTES):
+            pass
 
     def _until_acknowledged(self) -> None:
         """The last bytes are only on their way; the client has them when its kernel or firmware says so (tcp(7))."""

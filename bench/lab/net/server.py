@@ -48,6 +48,8 @@ class BootServer:
         self._hosts: dict[str, Host] = {}
         self._offers: dict[str, Offer] = {}
         self._aborted: set[str] = set()
+        # Addresses that a card had at its last offer.
+        self._last: dict[str, set[str]] = {}
         self._refuse_beside_another()
         with ExitStack() as stack:
             self._folder = stack.enter_context(scratch(SCRATCH))
@@ -88,6 +90,7 @@ class BootServer:
         with self._lock:
             if self._offers.get(wiring.mac):
                 raise LabError(f"{machine.name}: a boot is offered to it already", component="boot network")
+            self._http.forget(self._last.pop(wiring.mac, ()))
             try:
                 lay_out(
                     offer, load, folder, self.shelf,
@@ -112,6 +115,7 @@ class BootServer:
             offer = self._offers.pop(mac, None)
             if offer is not None:
                 offer.open = False
+                self._last[mac] = offer.addresses
             if mac in self._hosts:
                 self._hosts[mac] = replace(self._hosts[mac], offered=False)
                 if self._dnsmasq.alive:
