@@ -97,9 +97,8 @@ def test_a_machine_without_a_disk_answers_ssh(
             print(told)
         assert one.machine.pid is None, "it is off"
     came = steps(tmp_path / "capture")
-    assert {"kernel", "rescue system"} <= set(came) and came[-1] == "rescue system"
-    print(events(tmp_path / "capture"))
-    assert "spent" in came
+    # Whether firmware has acknowledged the last byte before it went ("spent") is another test's: test_netboot.py.
+    assert "kernel" in came and came[-1] == "rescue system"
 
 
 def test_beside_a_site_s_dhcp_server_it_is_found_at_the_address_that_it_got_there(tmp_path: Path) -> None:
