@@ -53,7 +53,10 @@ class Store:
             self._engine = sa.create_engine(url)
             prepare(self._engine)
             self._open_schema()
-        except (sa.exc.SQLAlchemyError, ImportError) as error:
+        except ImportError as error:
+            words = "its driver is not installed: pip install 'bench[postgres]', or ./setup --with-rack"
+            raise UsageError(f"store {self.where}: {words} ({error})") from error
+        except sa.exc.SQLAlchemyError as error:
             raise UsageError(f"store {self.where}: {first_line(error)}") from error
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import subprocess
 import sys
@@ -112,7 +111,7 @@ def test_what_cannot_be_opened_is_said_without_the_password(monkeypatch: pytest.
     monkeypatch.setenv(VARIABLE, f"postgresql://bench:{PASSWORD}@/none?host={tmp_path}")
     assert "bench:***@" in bench("results", "list", code=2)
     monkeypatch.setenv(VARIABLE, "results.sqlite")
-    with pytest.raises(UsageError, match="BENCH_STORE: 'results.sqlite' is no URL"):
+    with pytest.raises(UsageError, match=r"BENCH_STORE: 'results.sqlite' is no URL"):
         place_of(tmp_path)
-    with pytest.raises(UsageError, match=r"mysql is not one of sqlite, postgresql|No module named"):
+    with pytest.raises(UsageError, match=r"mysql is not one of sqlite, postgresql|its driver is not installed"):
         Store("mysql://bench@host/db")
