@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import paramiko
 import pytest
 
 from bench.cli import app
 from bench.errors import LabError, UsageError
 from bench.hardware import PxeLoader
 from bench.health import Health, examine
-from bench.images import modules, rescue
-from bench.images.kernel_cache import write_manifest
-from bench.images.modules import by_alias
-from bench.images.small_system import (
-    OUTPUTS,
-    archive,
-    find_system,
-    keys_archive,
-    removable_systems,
-    verify_systems,
-)
 from bench.inventory import load_inventory, survey
 from bench.inventory.unlisted import unlisted
 from bench.lab.fingerprint import split_answers
 from bench.lab.net.place import Place
 from bench.lab.power.choose import power_of
-from bench.lab.ssh import Way
 from bench.rescue import boot_files, questions
 from bench.rescue.findings import read
-from bench.rescue.keys import make_keys
 from bench.rescue.session import command_line, missing, require_rescuable
 from bench.store import Store
 
@@ -81,9 +63,8 @@ def test_a_machine_without_a_system_of_its_own_is_told_its_console_its_card_and_
     machine = load_inventory(lab(tmp_path))["box"]
     require_rescuable(machine)
     words = command_line(machine, "10.77.0.1").split()
-    assert {"console=ttyS0,57600", "bench.mac=52:54:00:77:00:01", "bench.server=10.77.0.1", "dis_ucode_ldr"} <= set(
-        words
-    )
+    assert words[:2] == ["console=tty0", "console=ttyS0,57600"]
+    assert {"bench.mac=52:54:00:77:00:01", "bench.server=10.77.0.1", "dis_ucode_ldr"} <= set(words)
 
 
 @pytest.mark.parametrize(
@@ -137,87 +118,7 @@ def test_the_options_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None
         assert "--rescue" in capsys.readouterr().out
 
 
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_boot_s_keys_fit_each_other_and_the_secret_halves_are_not_shown() -> None:
-    keys = make_keys("box")
-    user = paramiko.Ed25519Key.from_private_key(io.StringIO(keys.private_key.decode()))
-    assert f"{user.get_name()} {user.get_base64()}\n".encode() in keys.archive
-    assert b"root/.ssh/authorized_keys" in keys.archive and b"etc/hostname" in keys.archive
-    # dropbear's form: the seed, then the public key.
-    public = base64.b64decode(keys.host_key.split()[1])[-32:]
-    at = keys.archive.index(public, keys.archive.index(b"etc/dropbear/dropbear_ed25519_host_key"))
-    seed = keys.archive[at - 32 : at]
-    assert paramiko.Ed25519Key(data=base64.b64decode(keys.host_key.split()[1])).get_name() == "ssh-ed25519"
-    shown = repr(keys) + repr(Way(lambda *_: socket.socket(), keys.private_key))
-    assert "PRIVATE" not in shown and repr(seed)[2:-1] not in shown
-    assert make_keys("box").archive != keys.archive
-
-
-@pytest.mark.slow
-def test_they_are_nobody_s_but_root_s_in_the_archive() -> None:
-    done = subprocess.run(["cpio", "-itv", "--quiet"], input=make_keys("box").archive, capture_output=True, check=True)
-    rows = {line.split()[-1]: line.split()[0] for line in done.stdout.decode().splitlines()}
-    assert rows["etc/dropbear/dropbear_ed25519_host_key"] == rows["root/.ssh/authorized_keys"] == "-rw-------"
-
-
-# --- the image -------------------------------------------------------------------------------------------------------
-
-
-def module(*, depends: str = "", aliases: tuple[str, ...] = ()) -> bytes:
-    info = "".join(f"alias={alias}\0" for alias in aliases)
-    return b"\x7fELF\0license=GPL\0" + f"{info}depends={depends}\0name=x\0".encode()
-
-
-def test_modules_come_with_what_they_depend_on_and_all_that_they_are_asked_for_by(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    there = {
-        "card": module(depends="phy-lib,core", aliases=("pci:v1d1", "pci:v1d2", "pci:v1d3")),
-        "phy-lib": module(depends="core"),
-        "core": module(),
-        "other": module(),
-    }
-
-    def files_of(_: Path) -> Iterator[tuple[str, bytes]]:
-        return ((f"lib/modules/6.1/kernel/drivers/{name}.ko", data) for name, data in there.items())
-
-    monkeypatch.setattr(modules, "files_of", files_of)
-    found = by_alias(Path("deb"), {"network": ("card", "built_in")})
-    folder = "lib/modules/6.1"
-    assert sorted(found) == [
-        *(f"{folder}/{name}.ko" for name in ("card", "core")),
-        *(f"{folder}/modules.{name}" for name in ("alias", "dep", "symbols")),
-        f"{folder}/phy_lib.ko",
-    ]
-    assert found[f"{folder}/modules.dep"] == b"core.ko:\nphy_lib.ko: core.ko\ncard.ko: phy_lib.ko core.ko\n"
-    assert found[f"{folder}/modules.alias"] == b"".join(b"alias pci:v1d%d card\n" % n for n in (1, 2, 3))
-
-
-def test_equal_input_gives_equal_bytes_in_whatever_order() -> None:
-    tree: dict[str, bytes | str] = {"init": b"#!/bin/sh\n", "bin/sh": "busybox", "etc/x": b"y"}
-    assert archive(tree, ["init"]) == archive(dict(reversed(tree.items())), {"init"})
-    assert keys_archive(host_key=b"k", authorized_keys=["a"]) == keys_archive(host_key=b"k", authorized_keys=["a"])
-
-
-def test_the_newest_build_is_found_and_the_others_may_go(tmp_path: Path) -> None:
-    folders = [tmp_path / (digit * 64) for digit in "abc"]
-    for number, folder in enumerate(folders):
-        folder.mkdir()
-        for name in OUTPUTS:
-            (folder / name).write_text(f"{name} {number}")
-        inputs = {"n": number}
-        manifest = {"name": rescue.NAME, "hash": folder.name, "built": f"2026-01-0{3 - number}", "inputs": inputs}
-        write_manifest(folder, manifest, OUTPUTS)
-    (folders[2] / "manifest.json").unlink()
-    found = find_system(rescue.SYSTEM, cache=tmp_path)
-    assert found is not None and found[0].kernel.parent == folders[0], "the newest"
-    assert [item.path for item in removable_systems(tmp_path)] == folders[1:]
-    assert len(verify_systems(cache=tmp_path)) == 2
-    (folders[0] / "initrd").write_text("another")
-    (trouble, *_) = verify_systems([rescue.NAME], cache=tmp_path)[0].troubles
-    assert "initrd: has changed" in trouble
+# --- what is read of disks -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -229,8 +130,6 @@ def test_every_program_is_one_for_a_plain_shell(program: str) -> None:
     done = subprocess.run(["sh", "-n"], input=program, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
-
-# --- what is read of disks -------------------------------------------------------------------------------------------
 
 GRUB = """\
  menuentry 'Debian' --id debian {
@@ -361,6 +260,16 @@ def test_it_is_named_with_who_has_not_done_it(
     finding = missing(tmp_path, "SSH: nobody")
     assert finding.component == component and said in finding.summary
     assert "there are: 2" not in serial or "there are: 2" in finding.witness["it says"]
+
+
+def test_what_was_said_before_power_on_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "capture.json").write_text(json.dumps({"schema": 1, "machine": "box", "model": "", "image": "rescue"}))
+    before = b"Linux version 6.1\nrescue: system 6.1, boot 1\r\n"
+    (tmp_path / "serial.bin").write_bytes(before)
+    events = [{"kind": "loaded", "at_s": 1, "offset": 0, "witness": {"steps": " ".join(STEPS[:7])}}]
+    events += [{"kind": "power_on", "at_s": 2, "offset": len(before), "witness": {}}]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert missing(tmp_path, "").component == "network card"
 
 
 # --- the way in ------------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ _ARCHIVES = (
     "894c5a",
 )
 # How what is packed in a kernel begins → what tells whether it is whole, and the bytes behind it that are not its own
-# (size_append in scripts/Makefile.lib of Linux 6.1). Busybox' shell prefers its own xz, hence the path. LZ4's old form has no sum: a flipped bit unpacks like any other.
+# (size_append in scripts/Makefile.lib of Linux 6.1). Busybox' shell prefers its own xz, hence the path. LZ4's old form
+# has no sum: a flipped bit unpacks like any other.
 UNPACKERS = {
     "1f8b": ("gzip -t", 0),
     "fd377a585a00": ("/usr/bin/xz -t", 4),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +81,14 @@ def require_rescuable(machine: Machine) -> None:
 
 def command_line(machine: Machine, server: str) -> str:
     """The rescue system's: its console, the card that it was started by, and who has to learn its address."""
-    words = [f"console=ttyS0,{machine.serial_baud}", "panic=10", NO_EARLY_LOADER, f"bench.mac={machine.wiring.mac}"]
+    # The last console is init's; on the first a person at the machine reads along.
+    words = [
+        "console=tty0",
+        f"console=ttyS0,{machine.serial_baud}",
+        "panic=10",
+        NO_EARLY_LOADER,
+        f"bench.mac={machine.wiring.mac}",
+    ]
     return " ".join([*words, f"bench.server={server}"])
 
 
@@ -113,10 +120,10 @@ def rescued(
     try:
         with metal.loaded(machine, load, power, loader, capture) as switch:
             capture.await_first()
-            begun, at_s = time.monotonic(), capture.elapsed_s
-            capture.event(LabEventKind.POWER_ON, switch.on())
+            steps = _Steps(capture, told)
+            capture.event(LabEventKind.POWER_ON, switch.on(), at=steps.begin)
             told("power is on")
-            found = _answers(machine, loader.place, keys, capture, begun, at_s, told)
+            found = _answers(machine, loader.place, keys, capture, steps)
             try:
                 yield found
             finally:
@@ -134,70 +141,87 @@ def _answers(
     place: Place,
     keys: BootKeys,
     capture: CaptureWriter,
-    begun: float,
-    at_s: float,
-    told: Callable[[str], None],
+    steps: _Steps,
 ) -> Rescued:
     """The system, when it answers. Raises BootError, or SshError for another host key than this boot's."""
-    steps = _Steps(capture, begun, at_s, told)
     allowed_s = metal.post_s(machine) + SYSTEM_S
     way = Way(lambda host, port, _: place.connect(host, port, timeout_s=REACH_S), keys.private_key)
     last: LabError | None = None
     # An init that found no card or got no address has no more to come: what is missing is known.
-    while time.monotonic() - begun < allowed_s and not _NO.search(capture.read(0)):
+    while steps.gone_s < allowed_s and not _NO.search(steps.said):
         steps.look()
-        for address in _addresses(machine, place, capture):
+        for address in _addresses(machine, place, steps.said):
             access = SshAccess(address, USER, keys.host_key, PORT)
             try:
                 ssh = Ssh(access, timeout_s=CONNECT_S, way=way)
             except LabError as error:
                 if isinstance(error, SshError) and error.trouble == "refuses":
-                    raise
+                    raise _somebody_else(capture.folder, error) from error
                 last = error
                 continue
             steps.came("SSH answers")
-            steps.look()
-            boot_id = escape(ssh.run("cat /proc/sys/kernel/random/boot_id", timeout_s=CONNECT_S).output.strip())
-            said = _SYSTEM.search(capture.read(0))
-            heard = said is not None and said[1].decode() == boot_id
-            witness = {"step": "rescue system", "address": address, "boot id": boot_id}
-            capture.event(LabEventKind.LOADING, witness)
+            with ExitStack() as closing:
+                closing.enter_context(ssh)
+                boot_id = escape(ssh.run("cat /proc/sys/kernel/random/boot_id", timeout_s=CONNECT_S).output.strip())
+                steps.look()
+                said = _SYSTEM.search(steps.said)
+                heard = said is not None and said[1].decode() == boot_id
+                witness = {"step": "rescue system", "address": address, "boot id": boot_id}
+                capture.event(LabEventKind.LOADING, witness)
+                closing.pop_all()
             return Rescued(ssh, address, access, place, keys, boot_id, heard, steps.times)
         time.sleep(EVERY_S)
     finding = missing(capture.folder, str(last) if last else "")
     raise BootError(
-        f"{machine.name}: the rescue system does not answer SSH {time.monotonic() - begun:.0f} s after power-on: "
-        f"{finding.summary}",
+        f"{machine.name}: the rescue system does not answer SSH {steps.gone_s:.0f} s after power-on: {finding.summary}",
         component=finding.component,
         witness="; ".join(f"{name}: {text}" for name, text in finding.witness.items()),
     )
 
 
-def _addresses(machine: Machine, place: Place, capture: CaptureWriter) -> Iterator[str]:
-    """Where it may answer: at the address of its entry, where its card answers, where it says itself."""
-    said = [found[1].decode() for found in _ADDRESS.finditer(capture.read(0))]
+def _somebody_else(folder: Path, error: SshError) -> SshError:
+    """What is to be said of another host key; often it is the machine's own system that came up."""
+    _, network = _since_power_on(folder)
+    why = f"; the rescue system has not come up: {network.summary}" if network else ""
+    return SshError(f"{error}{why}", error.trouble, component=error.component, witness=error.witness)
+
+
+def _addresses(machine: Machine, place: Place, said: bytes) -> Iterator[str]:
+    """Where it may answer: at the address of its entry, where it says itself, where its card answers."""
     own = [machine.wiring.ip] if machine.wiring.ip else []
-    yield from dict.fromkeys(own or [*said[-1:], *place.addresses_of(machine.wiring.mac)])
+    told = [found[1].decode() for found in _ADDRESS.finditer(said)]
+    yield from dict.fromkeys([*own, *told[-1:], *place.addresses_of(machine.wiring.mac)])
 
 
 class _Steps:
-    """What the serial line has told of so far."""
+    """What the serial line has told of since power-on, which is now."""
 
-    def __init__(self, capture: CaptureWriter, begun: float, at_s: float, told: Callable[[str], None]) -> None:
-        self._capture, self._begun, self._at_s, self._told = capture, begun, at_s, told
+    def __init__(self, capture: CaptureWriter, told: Callable[[str], None]) -> None:
+        self._capture, self._told = capture, told
+        self.begin = capture.mark(LabEventKind.POWER_ON)
         self.times: dict[str, float] = {}
+
+    @property
+    def gone_s(self) -> float:
+        """Seconds since power-on."""
+        return self._capture.elapsed_s - self.begin.at_s
+
+    @property
+    def said(self) -> bytes:
+        """What the machine said since."""
+        return self._capture.read(self.begin.offset)
 
     def came(self, name: str, after_s: float | None = None) -> None:
         """Note a step, the first time."""
         if name not in self.times:
-            self.times[name] = round(time.monotonic() - self._begun if after_s is None else after_s, 1)
+            self.times[name] = round(self.gone_s if after_s is None else after_s, 1)
             self._told(f"{name} after {self.times[name]} s")
 
     def look(self) -> None:
         """Note what is on the serial line now."""
         if self._capture.first is not None:
-            self.came("first serial byte", self._capture.first.at_s - self._at_s)
-        data = self._capture.read(0)
+            self.came("first serial byte", self._capture.first.at_s - self.begin.at_s)
+        data = self.said
         for name, words, _, _ in SPOKEN:
             if name not in self.times and words in data:
                 self.came(name)
@@ -205,22 +229,31 @@ class _Steps:
 
 def missing(folder: Path, last: str) -> Finding:
     """The first step of a boot of the rescue system that is missing, from its capture; `last` is what SSH said."""
-    (capture,) = read_captures(folder)
-    network = first_missing(capture)
-    came = {event.witness.get("step", "") for event in capture.events if event.kind is LabEventKind.LOADING}
-    if network is not None and "spent" not in came and not any(words in capture.data for _, words, _, _ in SPOKEN):
+    data, network = _since_power_on(folder)
+    if network is not None:
         return network
     witness = {"SSH": last} if last else {}
     for name, words, component, what in SPOKEN:
-        if words in capture.data:
+        if words in data:
             witness["last step"] = name
             continue
-        if (found := _NO.search(capture.data)) and found[1].decode() == name:
+        if (found := _NO.search(data)) and found[1].decode() == name:
             witness["it says"] = escape(found[0])
-        if name == "kernel" and not capture.data:
+        if name == "kernel" and not data:
             return Finding("serial line", "all was fetched, and not one byte came", witness=witness)
         return Finding(component, what, witness=witness)
     return Finding("boot network", "the rescue system is up, and cannot be reached from here", witness=witness)
+
+
+def _since_power_on(folder: Path) -> tuple[bytes, Finding | None]:
+    """What the machine said, and the first step of the network boot that is missing; None: all was fetched, or what the
+    rescue system itself says shows that."""
+    (capture,) = read_captures(folder)
+    start = max((event.offset for event in capture.events if event.kind is LabEventKind.POWER_ON), default=0)
+    data = capture.data[start:]
+    came = {event.witness.get("step", "") for event in capture.events if event.kind is LabEventKind.LOADING}
+    fetched = "spent" in came or any(words in data for _, words, _, _ in SPOKEN[1:])
+    return data, None if fetched else first_missing(capture)
 
 
 __all__ = ["SPOKEN", "Rescued", "command_line", "missing", "require_rescuable", "rescued"]

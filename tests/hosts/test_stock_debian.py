@@ -43,9 +43,28 @@ def test_an_image_is_started_once_and_then_the_system_is_as_it_was(
 @pytest.mark.faults
 @pytest.mark.parametrize("step", [HALF, SENT, "one-shot set"])
 def test_with_the_controller_killed_its_next_boot_is_its_own(debian: Machine, step: str, tmp_path: Path) -> None:
+    """Once the command has been given the machine carries on by itself: the restart is the image's one boot."""
     with host(methods_of(debian, "grub"), "grub", tmp_path, Proofs(tmp_path / "proofs")) as one:
         said = one.run("cat /etc/os-release; readlink -f /sbin/init; findmnt -no SOURCE,FSTYPE /")
         assert "ID=debian" in said and "/systemd" in said and "/dev/vda2 ext4" in said
+        start = one.capture.size
         assert killed_at(one, step, image(tmp_path, "good"), tmp_path / "proofs")[-1] == step
+        if step != HALF:
+            one.capture.wait_for(b" done", timeout_s=one.wait_s, start=start)
+        one.there.power.off()
+        one.is_as_it_was()
+
+
+@pytest.mark.faults
+def test_with_the_power_cut_while_it_shuts_down_the_one_shot_is_used_up_by_the_next_boot(
+    debian: Machine, tmp_path: Path
+) -> None:
+    """It is not left for some later boot: GRUB, which replays no journal, finds what was written last."""
+    with host(methods_of(debian, "grub"), "grub", tmp_path, Proofs(tmp_path / "proofs")) as one:
+        assert killed_at(one, SENT, image(tmp_path, "good"), tmp_path / "proofs")[-1] == SENT
+        one.there.power.off()
+        start = one.capture.size
+        one.there.power.on()
+        one.capture.wait_for(b" done", timeout_s=one.wait_s, start=start)
         one.there.power.off()
         one.is_as_it_was()

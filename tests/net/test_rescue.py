@@ -96,7 +96,8 @@ def test_a_machine_without_a_disk_answers_ssh(
             assert told[0] == "power is on" and any(words.startswith("SSH answers after ") for words in told)
             print(told)
         assert one.machine.pid is None, "it is off"
-    assert steps(tmp_path / "capture")[-2:] == ["spent", "rescue system"]
+    came = steps(tmp_path / "capture")
+    assert "spent" in came and came[-1] == "rescue system"
 
 
 def test_beside_a_site_s_dhcp_server_it_is_found_at_the_address_that_it_got_there(tmp_path: Path) -> None:

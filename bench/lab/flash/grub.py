@@ -90,7 +90,7 @@ echo @entries; [ ! -e "$g/custom.cfg" ] || grep -cxF {shlex.quote(_FIRST)} "$g/c
             *([f"  initrd {initrd}"] if initrd else []),
             "}",
         ]
-        custom, block = shlex.quote(_custom(system)), shlex.quote(f"{system.grub}/grubenv")
+        custom = shlex.quote(_custom(system))
         marks = (f"$(grep -cxF {shlex.quote(mark)} {custom} 2>/dev/null)" for mark in (_FIRST, _LAST))
         # Else what is behind the first mark would go with it.
         whole = f'[ "{next(marks)}" = "{next(marks)}" ] || {{ echo "its marks of the bench do not match" >&2; false; }}'
@@ -99,9 +99,7 @@ echo @entries; [ ! -e "$g/custom.cfg" ] || grep -cxF {shlex.quote(_FIRST)} "$g/c
         return Addition(
             f"{{ {whole}; }} && {files.replacing(_custom(system), both)}",
             BEGIN + "\n".join([*lines, ""]).encode() + END,
-            Arming(
-                f"{_editor(system)} {block} set {setting} && sync {block}", _listing(system), setting, _clearing(system)
-            ),
+            Arming(_changing(system, f"set {setting}"), _listing(system), setting, _clearing(system)),
         )
 
     def pending(self, ssh: Ssh, system: System) -> str:
@@ -142,8 +140,19 @@ def _listing(system: System) -> str:
 
 
 def _clearing(system: System) -> str:
+    return _changing(system, "unset next_entry")
+
+
+def _changing(system: System, order: str) -> str:
+    """Shell command that changes the environment block where it lies on the disk, as GRUB itself does.
+
+    grub-editenv 2.06 writes it anew, elsewhere, and where it lies then is at first told by the file system's journal
+    alone. GRUB replays none: a power cut before the file system is unmounted would have it start the default, and leave
+    the one-shot set for some later boot.
+    """
     block = shlex.quote(f"{system.grub}/grubenv")
-    return f"{_editor(system)} {block} unset next_entry && sync {block}"
+    changed = f"cp {block} $t && {_editor(system)} $t {order} && dd if=$t of={block} bs=1k conv=notrunc 2>/dev/null"
+    return f"{{ t=$(mktemp) && {changed} && sync {block}; r=$?; rm -f $t; [ $r = 0 ]; }}"
 
 
 def _editor(system: System) -> str:

@@ -20,6 +20,8 @@ from bench.lab.power import Power
 from bench.records import Machine
 
 TICK_S = 0.2
+# What firmware may take to give up on a network where nobody answers: PXE and HTTP, over IPv4 and IPv6, one by one.
+LONGEST_S = 300.0
 
 
 class Asking:

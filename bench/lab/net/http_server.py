@@ -268,7 +268,21 @@ class _Handler(BaseHTTPRequestHandler):
             pass
 
     def _until_acknowledged(self) -> None:
-        """The last bytes are only on their way; the client has them when its kernel or firmware says so (tcp(7))."""
+        """The last bytes are only on their way; the client has them when its kernel or firmware says so (tcp(7)).
+
+        UEFI's client resets the connection as soon as it has the last byte, which it then has not acknowledged: for two
+        segments it need not (RFC 1122, 4.2.3.2).
+        """
+        held_back = 2 * self.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+        try:
+            self._acknowledged()
+        except ConnectionResetError:
+            left = array.array("i", [0])
+            fcntl.ioctl(self.connection, termios.TIOCOUTQ, left)
+            if left[0] > held_back:
+                raise
+
+    def _acknowledged(self) -> None:
         deadline = time.monotonic() + STALL_S
         left = array.array("i", [1])
         hung_up = False
