@@ -102,3 +102,8 @@ def starts_its_disk_by_bmc(one: Box, entry: Entry) -> bytes:
     finally:
         power.off()
         line.close()
+
+
+def power_off(entry: Entry) -> None:
+    """Switch it off by its BMC."""
+    power_of(entry).off()

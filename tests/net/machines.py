@@ -28,6 +28,8 @@ from tests.rack.servers import Machine, program, server, wait_for
 REPO = Path(__file__).parents[2]
 ADDRESSES = ("10.77.0.1/24", "fd77::1/64")
 NETWORK = BootNetwork("boot0", ADDRESSES[0])
+# What iPXE in the first card's ROM says when it is started, not when the BIOS finds it.
+ASKS = b"net0: 52:54:00:77:00:01 using"
 DISK_SAYS = "disk: the machine's own system"
 ONCE = "once"
 """In the folder of a machine: its next start, and that alone, asks the network first. What a BMC has set."""
