@@ -69,6 +69,8 @@ def test_boots_of_the_machines_own_systems_are_counted_apart(tmp_path: Path) -> 
     by_grub, by_net = (make_plan(tasks(MACHINES[name]), tmp_path, 1) for name in ("host-bios-grub", "host-pxe-bios"))
     assert (by_grub.boots, by_grub.own_boots, by_grub.seconds) == (1, 2, 3 * DISK_BOOT_S)
     assert (by_net.boots, by_net.own_boots, by_net.seconds) == (1, 0, DISK_BOOT_S)
+    by_next = make_plan(tasks(MACHINES["host-pxe-bootnext"]), tmp_path, 1)
+    assert (by_next.boots, by_next.own_boots, by_next.seconds) == (1, 2, 3 * DISK_BOOT_S), "its own system selects it"
     assert make_plan(tasks(MACHINES["host-bios-grub"]), tmp_path, 8).seconds == by_grub.seconds, (
         "one order is no faster"
     )

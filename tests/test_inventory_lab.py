@@ -89,13 +89,43 @@ def test_a_wrong_network_is_named(tmp_path: Path, old: str, new: str, said: str)
         ('"uefi"', '"bios"\npxe_loader = "uki"', "pxe_loader: 'uki' needs firmware = 'uefi'"),
         ('["pxe"]', '["pxe"]\npxe_loader = "lilo"', "pxe_loader: 'lilo'"),
         ('["pxe"]', '["pxe"]\nnetboot = "ipmi"', "netboot: 'ipmi' is the BMC of [power], whose backend is another"),
-        ('["pxe"]', '["pxe"]\nnetboot = "bootnext"', "netboot: 'bootnext'"),
+        (
+            '["pxe"]',
+            '["pxe"]\nnetboot = "bootnext"',
+            "netboot: 'bootnext' is set by the machine's own system: it needs [ssh]",
+        ),
+        (
+            'firmware = "uefi"\nboot_methods = ["pxe"]',
+            'firmware = "bios"\nboot_methods = ["pxe"]\nnetboot = "bootnext"',
+            "netboot: 'bootnext' is UEFI's: it needs firmware = 'uefi'",
+        ),
+        (
+            'firmware = "uefi"\nboot_methods = ["pxe"]',
+            'firmware = "bios"\nboot_methods = ["pxe"]\npxe_loader = "uki-http"',
+            "pxe_loader: 'uki-http' needs firmware = 'uefi'",
+        ),
+        ('["pxe"]', '["pxe"]\nnetboot = "redfish"', "netboot: 'redfish' is the BMC of [power], whose backend is"),
         ('["pxe"]', '["pxe"]\nsecure_boot = true', "secure_boot: boot_methods has 'pxe', and this firmware"),
     ],
 )
 def test_a_machine_that_does_not_fit_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
     found = problems(tmp_path, machine=MACHINE.replace(old, new))
     assert [one for one in found if one.startswith("machines/box.toml: ") and said in one], found
+
+
+SSH = """\
+[ssh]
+host = "10.77.0.101"
+user = "root"
+host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmyD/lF97plBgyhBb7QxizdRNkEQyIoExgJCp95fgVU"
+"""
+
+
+def test_its_own_system_may_select_the_network_and_http_may_be_the_way(tmp_path: Path) -> None:
+    more = MACHINE.replace('["pxe"]', '["pxe"]\nnetboot = "bootnext"\npxe_loader = "uki-http"') + SSH
+    assert problems(tmp_path, machine=more) == []
+    wiring = survey(tmp_path).machines["box"].wiring
+    assert (wiring.netboot, wiring.pxe_loader) == (Netboot.BOOTNEXT, PxeLoader.UKI_HTTP)
 
 
 def test_without_a_network_nobody_boots_from_it(tmp_path: Path) -> None:

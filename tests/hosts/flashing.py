@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -149,7 +150,7 @@ class _Far(Power):
 HALF, SENT = "half of it sent", "the command that restarts sent"
 
 
-def _controller(line: Connection, method: str, machine: Machine, load: Load, proofs: Path, wait_s: float) -> None:
+def _controller(line: Connection, make: Callable[[], Loader], machine: Machine, load: Load) -> None:
     """Loads and starts, and waits at each step: besides those that are noted in the middle of sending an image, and
     where the last command is given and not answered yet."""
 
@@ -170,7 +171,7 @@ def _controller(line: Connection, method: str, machine: Machine, load: Load, pro
             note({"step": SENT})
 
     ssh._send, paramiko.Channel.exec_command = in_halves, given
-    loader = loader_of(method, wait_s, Proofs(proofs))
+    loader = make()
     loader.load(machine, load, _Far(line), note)
     loader.starting(_Far(line)).on()
     signal.pause()
@@ -182,11 +183,17 @@ def loader_of(method: str, wait_s: float, proofs: Proofs) -> Loader:
     return FlashLoader(METHODS[method], wait_s=wait_s, proofs=proofs)
 
 
-def killed_at(one: Host, step: str, load: Load, proofs: Path, method: str = "") -> list[str]:
-    """Have another process load and start, and kill it when it notes `step`; the steps that it came to."""
+def killed_at(
+    one: Host, step: str, load: Load, proofs: Path, method: str = "", make: Callable[[], Loader] | None = None
+) -> list[str]:
+    """Have another process load and start, and kill it when it notes `step`; the steps that it came to.
+
+    `make` is called there for the loader that is no `method`.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (theirs, method or one.method, one.machine, load, proofs, one.wait_s)
+    make = make or partial(loader_of, method or one.method, one.wait_s, Proofs(proofs))
+    arguments = (theirs, make, one.machine, load)
     child = context.Process(target=_controller, args=arguments, daemon=True)
     child.start()
     theirs.close()

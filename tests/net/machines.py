@@ -28,7 +28,11 @@ from tests.rack.servers import Machine, program, server, wait_for
 REPO = Path(__file__).parents[2]
 ADDRESSES = ("10.77.0.1/24", "fd77::1/64")
 NETWORK = BootNetwork("boot0", ADDRESSES[0])
+# What iPXE in the first card's ROM says when it is started, not when the BIOS finds it.
+ASKS = b"net0: 52:54:00:77:00:01 using"
 DISK_SAYS = "disk: the machine's own system"
+ONCE = "once"
+"""In the folder of a machine: its next start, and that alone, asks the network first. What a BMC has set."""
 
 
 def mac(number: int) -> str:
@@ -62,12 +66,12 @@ class Box:
 def box(
     folder: Path, segment: Segment | None, number: int, loader: PxeLoader, *, firmware: str = "bios", rom: bool = True,
     model: str = "haswell", netdev: str = "", serial: str = "", more: Sequence[str] = (), ip: bool = True,
-    own_disk: bool = True, card: str = "",
+    own_disk: bool = True, card: str = "", disk_first: bool = False,
 ) -> Iterator[Box]:  # fmt: skip
     """Machine `number` of a segment (or on `netdev`), off. `rom`: its card has iPXE in ROM; else UEFI's driver is used.
 
     Its line is a socket of its folder, or QEMU's character device `serial`. `own_disk`: one with BIOS has a disk that
-    says so.
+    says so. `disk_first`: a BIOS that starts its disk, and the network in the one boot that finds the file `ONCE`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entry = load_inventory(REPO)[model]
@@ -80,15 +84,22 @@ def box(
         "-monitor", "none", *_board(entry, firmware),
         "-chardev", serial or f"socket,id=s0,path={line},server=off", "-serial", "chardev:s0",
         "-netdev", netdev,
-        "-device", f"{card},netdev=n0,mac={mac(number)},bootindex=0" + ("" if rom else ",romfile="),
+        "-device", f"{card},netdev=n0,mac={mac(number)}" + _place(0, disk_first) + ("" if rom else ",romfile="),
         "-device", "virtio-rng-pci", *_firmware(folder, firmware), *more,
     ]  # fmt: skip
     if firmware == "bios" and own_disk:
         path = disk(folder / "disk")
-        words += ["-drive", f"if=none,id=d0,format=raw,file={path}", "-device", "ide-hd,drive=d0,bootindex=1"]
+        words += [
+            "-drive",
+            f"if=none,id=d0,format=raw,file={path}",
+            "-device",
+            "ide-hd,drive=d0" + _place(1, disk_first),
+        ]
+    words += ["-boot", "order=c"] if disk_first else []
     quoted = " ".join(f"'{word}'" for word in words)
     start.write_text(f"#!/bin/sh\ncd {folder}\necho $$ >{pid_file}.new && mv {pid_file}.new {pid_file}\n"
-                     f"echo start >>starts\nexec {quoted} 2>>qemu.stderr\n")  # fmt: skip
+                     f"echo start >>starts\n[ ! -e {ONCE} ] || {{ rm {ONCE}; set -- -boot order=c,once=n; }}\n"
+                     f"exec {quoted} \"$@\" 2>>qemu.stderr\n")  # fmt: skip
     start.chmod(0o755)
     machine = Machine(folder, start, pid_file)
     switch = str(machine.switch())
@@ -109,6 +120,11 @@ def box(
         yield Box(machine, replace(entry, virtual=None, serial_url=f"listen+unix://{line}", wiring=wiring))
     finally:
         machine.kill()
+
+
+def _place(number: int, disk_first: bool) -> str:
+    """In the firmware's order, which -boot has no part in."""
+    return "" if disk_first else f",bootindex={number}"
 
 
 def _board(entry: Entry, firmware: str) -> list[str]:

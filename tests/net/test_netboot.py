@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -120,56 +117,6 @@ def test_a_boot_is_offered_once_and_then_the_machine_starts_its_disk(tmp_path: P
         assert b"boot.ipxe" in starts_its_disk(one), "DHCP was answered"
         server.close()
         starts_its_disk(one)
-
-
-CONTROLLER = """
-import os, signal, sys
-from dataclasses import replace
-from pathlib import Path
-from bench.lab.net.place import Place
-from bench.lab.net.server import BootServer
-from tests.net import boots
-from tests.net.machines import NETWORK
-import pickle
-step, pid, entry, folder = sys.argv[1], int(sys.argv[2]), pickle.loads(bytes.fromhex(sys.argv[3])), Path(sys.argv[4])
-from bench.lab.net.offer import Offer
-tell = Offer.tell
-def fatal(self, witness):
-    tell(self, witness)
-    if witness.get("step") == step:
-        os.kill(os.getpid(), signal.SIGKILL)
-Offer.tell = fatal
-boots.boot_payload(entry, BootServer(NETWORK, Place("boot0", pid)), folder)
-"""
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("step", ["discover", "lease", "loader", "script", "kernel", "initrd"])
-def test_with_the_controller_killed_at_each_step_the_next_boot_is_the_disk_s(tmp_path: Path, step: str) -> None:
-    import pickle
-
-    with segment(ADDRESSES) as wire, box(tmp_path / "box", wire, 0, PxeLoader.IPXE) as one:
-        words = [sys.executable, "-c", CONTROLLER, step, str(wire.place.pid), pickle.dumps(one.entry).hex()]
-        done = subprocess.run([*words, str(tmp_path / "boot")], cwd=REPO, timeout=300)
-        assert done.returncode == -signal.SIGKILL
-        assert steps(tmp_path / "boot")[-1] == step
-        one.machine.kill()
-        starts_its_disk(one)
-    assert not _dnsmasqs(), "dnsmasq died with its parent"
-
-
-def _dnsmasqs() -> list[str]:
-    """dnsmasqs whose parent is gone: nobody else's are."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, rest = path.read_text().split("(", 1)[1].rsplit(")", 1)
-            command = (path.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if name == "dnsmasq" and rest.split()[0] != "Z" and rest.split()[1] == "1" and b"bench-net-" in command:
-            found.append(path.parent.name)
-    return found
 
 
 def test_four_machines_side_by_side_get_each_its_own_image(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -15,6 +18,7 @@ from bench.inventory import load_inventory
 from bench.lab.net.selection import deselect, select
 from bench.lab.power.failure import Failure, PowerError
 from bench.records import Machine as Entry
+from tests.net import bmcs
 from tests.rack import servers
 
 pytestmark = [pytest.mark.rack, pytest.mark.slow]
@@ -23,7 +27,7 @@ REPO = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RACK_PASSWORD", servers.Bmc(0).password)
+    monkeypatch.setenv(bmcs.PASSWORD_ENV, servers.Bmc(0).password)
 
 
 def entry(switch: IpmiSwitch | RedfishSwitch, netboot: Netboot) -> Entry:
@@ -37,66 +41,77 @@ def machine(tmp_path: Path) -> Iterator[servers.Machine]:
         yield one
 
 
-# What stands for the board behind ipmi_sim: it keeps what its next boot is, unless it is told to forget.
-BOARD = """#!/bin/sh
-case "$1 $2" in
-    "get power") echo power:0 ;;
-    "get boot") echo "boot:$(cat {state} 2>/dev/null || echo none)" ;;
-    "set boot") echo "$*" >>{log}; {keep} echo "$3" >{state} ;;
-    *) echo "unknown: $*" ; exit 1 ;;
-esac
-"""
-
-
 @contextmanager
-def ipmi(folder: Path, *, forgets: bool = False) -> Iterator[Entry]:
+def ipmi(folder: Path, machine: servers.Machine, *, forgets: bool = False) -> Iterator[Entry]:
     """A BMC that knows boot devices: OpenIPMI's simulator with a program for its chassis."""
-    folder.mkdir()
-    bmc = servers.Bmc(servers.free_udp_port())
-    board, state = folder / "board", folder / "state"
-    board.write_text(BOARD.format(state=folder / "next", log=folder / "orders", keep="exit 0;" if forgets else ""))
-    board.chmod(0o755)
-    state.mkdir()
-    kinds = "".join(f"    allowed_auths_{who} none md2 md5 straight\n" for who in ("user", "operator", "admin"))
-    (folder / "lan.conf").write_text(
-        f'name "rack"\nset_working_mc 0x20\n  startlan 1\n    addr 127.0.0.1 {bmc.port}\n    priv_limit admin\n'
-        f"{kinds}    guid a123456789abcdefa123456789abcdef\n  endlan\n"
-        f'  chassis_control "{board}"\n'
-        f'  user 2 true "{bmc.user}" "{bmc.password}" admin 10 none md2 md5 straight\n'
-    )
-    (folder / "bmc.emu").write_text(
-        "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02 persist_sdr\nmc_enable 0x20\n"
-    )
-    command = [servers.program("ipmi_sim"), "-n", "-c", str(folder / "lan.conf"), "-f", str(folder / "bmc.emu")]
-    with servers.server([*command, "-s", str(state)], folder / "log"):
-        servers.wait_for(lambda: servers.udp_bound(bmc.port), "ipmi_sim listens")
-        yield entry(IpmiSwitch("127.0.0.1", bmc.user, Secret(env="RACK_PASSWORD"), bmc.port), Netboot.IPMI)
+    with bmcs.ipmi_sim(folder, bmcs.board(folder / "board", machine, forgets=forgets)) as switch:
+        yield entry(switch, Netboot.IPMI)
 
 
-def test_ipmi_selects_the_network_and_takes_it_back(tmp_path: Path) -> None:
-    with ipmi(tmp_path / "bmc") as box:
+def orders(folder: Path) -> list[str]:
+    """What the board itself was told."""
+    return bmcs.orders(folder / "board").read_text().split()
+
+
+def test_ipmi_selects_the_network_and_takes_it_back(tmp_path: Path, machine: servers.Machine) -> None:
+    with ipmi(tmp_path / "bmc", machine) as box:
         assert select(box)["next boot"] == "network, read back from IPMI 127.0.0.1"
-        assert (tmp_path / "bmc" / "next").read_text() == "pxe\n", "the board itself was told"
+        assert orders(tmp_path / "bmc") == ["pxe"], "the board itself was told"
         assert deselect(box)["next boot"] == "default, read back from IPMI 127.0.0.1"
-        assert (tmp_path / "bmc" / "next").read_text() in ("none\n", "default\n")
+        assert orders(tmp_path / "bmc")[1:] in (["none"], ["default"])
 
 
-def test_an_ipmi_bmc_that_takes_the_order_and_forgets_it_is_not_believed(tmp_path: Path) -> None:
-    with ipmi(tmp_path / "bmc", forgets=True) as box, pytest.raises(PowerError, match="reads back default") as caught:
+def test_an_ipmi_bmc_that_takes_the_order_and_forgets_it_is_not_believed(
+    tmp_path: Path, machine: servers.Machine
+) -> None:
+    with (
+        ipmi(tmp_path / "bmc", machine, forgets=True) as box,
+        pytest.raises(PowerError, match="reads back default") as caught,
+    ):
         select(box)
     assert caught.value.failure is Failure.LIES
-    assert (tmp_path / "bmc" / "orders").read_text(), "the order had come"
+    assert orders(tmp_path / "bmc"), "the order had come"
 
 
-def test_a_redfish_bmc_that_would_boot_the_network_for_ever_is_not_believed(
+def test_redfish_selects_the_network_once_and_takes_it_back(tmp_path: Path, machine: servers.Machine) -> None:
+    with servers.redfish_bmc(tmp_path / "bmc", machine, once=tmp_path / bmcs.ONCE) as bmc:
+        box = entry(RedfishSwitch(bmc.url, bmc.user, Secret(env=bmcs.PASSWORD_ENV)), Netboot.REDFISH)
+        assert select(box)["said"] == "BootSourceOverride Once Pxe"
+        assert (tmp_path / bmcs.ONCE).exists(), "the board itself was told"
+        assert deselect(box)["said"] == "BootSourceOverride Disabled None"
+        assert not (tmp_path / bmcs.ONCE).exists()
+
+
+def test_a_redfish_bmc_that_would_boot_the_network_for_ever_is_refused_and_left_as_it_was(
     tmp_path: Path, machine: servers.Machine
 ) -> None:
     """sushy-tools' emulator knows no Once: it takes the order and overrides every boot."""
     with servers.redfish_bmc(tmp_path / "bmc", machine) as bmc:
-        box = entry(RedfishSwitch(bmc.url, bmc.user, Secret(env="RACK_PASSWORD")), Netboot.REDFISH)
-        with pytest.raises(PowerError, match="reads back always") as caught:
+        box = entry(RedfishSwitch(bmc.url, bmc.user, Secret(env=bmcs.PASSWORD_ENV)), Netboot.REDFISH)
+        with pytest.raises(PowerError, match="reads back always: BootSourceOverride Continuous Pxe") as caught:
             select(box)
         assert caught.value.failure is Failure.LIES
+        assert "was given back what it had: BootSourceOverride Continuous Hdd" in caught.value.witness
+        assert deselect(box)["said"] == "BootSourceOverride Continuous Hdd", "what is somebody else's stays"
+
+
+def test_an_override_that_was_left_by_another_is_ended_by_a_bmc_that_wants_a_target_too(
+    tmp_path: Path, machine: servers.Machine
+) -> None:
+    with servers.redfish_bmc(tmp_path / "bmc", machine) as bmc:
+        box = entry(RedfishSwitch(bmc.url, bmc.user, Secret(env=bmcs.PASSWORD_ENV)), Netboot.REDFISH)
+        patch(bmc, {"BootSourceOverrideTarget": "Pxe"})
+        assert deselect(box)["said"] == "BootSourceOverride Continuous Hdd"
+
+
+def patch(bmc: servers.Bmc, boot: dict[str, str]) -> None:
+    """Set something of its only system's boot behind the bench's back."""
+    login = base64.b64encode(f"{bmc.user}:{bmc.password}".encode()).decode()
+    headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
+    with urlopen(Request(f"{bmc.url}/redfish/v1/Systems", headers=headers)) as answer:
+        (system,) = json.load(answer)["Members"]
+    body = json.dumps({"Boot": boot}).encode()
+    urlopen(Request(bmc.url + system["@odata.id"], body, headers, method="PATCH")).close()
 
 
 def test_an_entry_whose_bmc_is_another_is_refused() -> None:

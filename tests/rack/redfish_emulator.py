@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import flask
 from sushy_tools.emulator import main
 from sushy_tools.emulator.resources.systems import fakedriver
 
@@ -53,4 +54,34 @@ main.app.configure(
         "SUSHY_EMULATOR_AUTH_FILE": SETTINGS["users"],
     }
 )
+
+
+def patched() -> tuple[str, int] | None:
+    """BootSourceOverrideEnabled, which the emulator does not look at."""
+    if flask.request.method != "PATCH" or not flask.request.path.startswith("/redfish/v1/Systems/"):
+        return None
+    boot = flask.request.get_json().get("Boot") or {}
+    if boot.get("BootSourceOverrideEnabled") == "Disabled":
+        Path(SETTINGS["once"]).unlink(missing_ok=True)
+    elif (boot.get("BootSourceOverrideEnabled"), boot.get("BootSourceOverrideTarget")) == ("Once", "Pxe"):
+        Path(SETTINGS["once"]).touch()
+    else:
+        return f"not one of this machine's: {boot}", 400
+    return "", 204
+
+
+def shown(response: flask.Response) -> flask.Response:
+    """The same in what the emulator says of a system."""
+    told = response.get_json(silent=True)
+    if flask.request.method == "GET" and isinstance(told, dict) and "Boot" in told:
+        once = Path(SETTINGS["once"]).exists()
+        told["Boot"]["BootSourceOverrideEnabled"] = "Once" if once else "Disabled"
+        told["Boot"]["BootSourceOverrideTarget"] = "Pxe" if once else "None"
+        response.set_data(json.dumps(told))
+    return response
+
+
+if SETTINGS["once"]:
+    main.app.before_request(patched)
+    main.app.after_request(shown)
 main.app.run(host="127.0.0.1", port=SETTINGS["port"])

@@ -241,8 +241,13 @@ def udp_bound(port: int) -> bool:
 
 
 @contextmanager
-def redfish_bmc(folder: Path, of: Machine, *, lies: bool = False, delay_s: float = 0) -> Iterator[Bmc]:
-    """sushy-tools' emulator; `lies`: it takes orders and does nothing, `delay_s`: it answers so much later."""
+def redfish_bmc(
+    folder: Path, of: Machine, *, lies: bool = False, delay_s: float = 0, once: Path | None = None
+) -> Iterator[Bmc]:
+    """sushy-tools' emulator; `lies`: it takes orders and does nothing, `delay_s`: it answers so much later.
+
+    `once`: it knows BootSourceOverrideEnabled = Once, and `of` boots the network if it finds this file, and removes it.
+    """
     folder.mkdir(exist_ok=True)
     port = free_port()
     bmc = Bmc(port, url=f"http://127.0.0.1:{port}")
@@ -251,7 +256,7 @@ def redfish_bmc(folder: Path, of: Machine, *, lies: bool = False, delay_s: float
     digest = bcrypt.hashpw(bmc.password.encode(), bcrypt.gensalt(4)).decode()
     (folder / "users").write_text(f"{bmc.user}:{digest}\n")
     settings = {"port": port, "start": str(of.start), "pid": str(of.pid_file), "lies": lies, "delay_s": delay_s,
-                "state": str(folder), "users": str(folder / "users")}  # fmt: skip
+                "state": str(folder), "users": str(folder / "users"), "once": str(once or "")}  # fmt: skip
     emulator = Path(__file__).with_name("redfish_emulator.py")
     with server([sys.executable, str(emulator), json.dumps(settings)], folder / "log"):
         wait_for(lambda: listens(port), "the Redfish emulator listens")

@@ -66,19 +66,44 @@ def ipmi_boot_next(bmc: Any, request: Request) -> Any:
 
 
 def redfish_boot_next(system: Any, request: Request) -> Answer:
-    """Boot.BootSourceOverride for the next boot only, and what the system says then (DSP2046)."""
+    """Boot.BootSourceOverride for the next boot only, and what the system says then (DSP2046).
+
+    A BMC that takes Once for every boot is given back what it had, at once: later nobody may be there to do it.
+    """
+    import sushy
+    from sushy import exceptions
+
+    disabled = sushy.BOOT_SOURCE_ENABLED_DISABLED
+    if request["do"] == "default next":
+        try:
+            system.set_system_boot_options(enabled=disabled)
+        except exceptions.BadRequestError:
+            # What counts is what reads back. Some want to be told a target too.
+            if redfish_override(system)["next"] != "default":
+                system.set_system_boot_options(target=sushy.BOOT_SOURCE_TARGET_HDD, enabled=disabled)
+        return redfish_override(system)
+    before = system.boot.target or sushy.BOOT_SOURCE_TARGET_NONE
+    system.set_system_boot_options(target=sushy.BOOT_SOURCE_TARGET_PXE, enabled=sushy.BOOT_SOURCE_ENABLED_ONCE)
+    answer = redfish_override(system)
+    if answer["next"] == "always":
+        try:
+            system.set_system_boot_options(target=before, enabled=disabled)
+            answer["said"] += f"; was given back what it had: {redfish_override(system)['said']}"
+        except exceptions.SushyError as error:
+            answer["said"] += f"; AND STAYS SO, it cannot be taken back: {error}"
+    return answer
+
+
+def redfish_override(system: Any) -> Answer:
+    """From where the machine boots next, as the BMC says it: an override by another medium is somebody else's."""
     import sushy
 
-    if request["do"] == "network next":
-        system.set_system_boot_options(target=sushy.BOOT_SOURCE_TARGET_PXE, enabled=sushy.BOOT_SOURCE_ENABLED_ONCE)
-    else:
-        system.set_system_boot_options(enabled=sushy.BOOT_SOURCE_ENABLED_DISABLED)
     system.refresh(force=True)
     enabled, target = system.boot.enabled, system.boot.target
-    once = enabled is sushy.BOOT_SOURCE_ENABLED_ONCE and target is sushy.BOOT_SOURCE_TARGET_PXE
     said = f"BootSourceOverride {getattr(enabled, 'value', enabled)} {getattr(target, 'value', target)}"
-    off = enabled is not sushy.BOOT_SOURCE_ENABLED_CONTINUOUS and not once
-    return {"next": "network" if once else "default" if off else "always", "said": said}
+    if target is not sushy.BOOT_SOURCE_TARGET_PXE or enabled in (None, sushy.BOOT_SOURCE_ENABLED_DISABLED):
+        return {"next": "default", "said": said}
+    return {"next": "network" if enabled is sushy.BOOT_SOURCE_ENABLED_ONCE else "always", "said": said}
 
 
 def redfish(request: Request) -> Answer:
