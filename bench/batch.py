@@ -25,7 +25,7 @@ from bench.records import Machine, Verdict
 from bench.run import KernelOrder, MatrixOrder, Order, RunResult, judge_folders
 from bench.run import run as run_order
 from bench.run_kernel import run_kernel
-from bench.store import Store
+from bench.store import Store, place_of
 
 # How long an order waits for a machine that somebody else has.
 LEASE_WAIT_S = 3600.0
@@ -139,7 +139,7 @@ def _had(machine: Machine, results: Path, cancel: threading.Event) -> Iterator[N
     if machine.virtual is not None:
         yield
         return
-    with Store(results / "bench.sqlite") as store:
+    with Store(place_of(results)) as store:
         Health(store).require_online(machine.name)
     with lease(machine, results, wait_s=LEASE_WAIT_S, cancel=cancel):
         yield

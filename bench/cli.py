@@ -188,10 +188,10 @@ def _capture_of(run: str) -> Path:
     if not run.isdigit() or Path(run).exists():
         return Path(run)
     from bench.inventory import find_root
-    from bench.store import Store, capture_folder
+    from bench.store import Store, capture_folder, place_of
 
     results = find_root() / "results"
-    with Store(results / "bench.sqlite") as store:
+    with Store(place_of(results)) as store:
         return capture_folder(results, store.run(int(run)).record.capture)
 
 
@@ -295,9 +295,9 @@ def results_list(
 ) -> int:
     """List stored runs, the newest last."""
     from bench.inventory import find_root
-    from bench.store import Store
+    from bench.store import Store, place_of
 
-    with Store(find_root() / "results" / "bench.sqlite") as store:
+    with Store(place_of(find_root() / "results")) as store:
         rows = store.runs(limit=limit)
     for row in reversed(rows):
         r = row.record

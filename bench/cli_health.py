@@ -55,7 +55,7 @@ def at_hand(name: str, results: Path | None, *, purpose: str, wait: float, json:
     from bench.inventory import find_root, load_inventory
     from bench.lab.power.choose import power_of
     from bench.leases import lease
-    from bench.store import Store
+    from bench.store import Store, place_of
 
     root = find_root()
     machines = load_inventory(root)
@@ -70,7 +70,7 @@ def at_hand(name: str, results: Path | None, *, purpose: str, wait: float, json:
         if not json:
             say(f"{MARKS[check.ok]:7} {check.name:20} {check.found}")
 
-    with lease(machine, where, purpose=purpose, wait_s=wait, waiting=note), Store(where / "bench.sqlite") as store:
+    with lease(machine, where, purpose=purpose, wait_s=wait, waiting=note), Store(place_of(where)) as store:
         yield AtHand(machine, power, Health(store), folder, told, rescue)
 
 

@@ -33,10 +33,10 @@ _UNITS_S = {"m": 60, "h": 3600, "d": 86400}
 def _leases(results: Path | None) -> Iterator[Leases]:
     from bench.inventory import find_root
     from bench.leases import Leases
-    from bench.store import Store
+    from bench.store import Store, place_of
 
     where = results or find_root() / "results"
-    with Store(where / "bench.sqlite") as store:
+    with Store(place_of(where)) as store:
         yield Leases(store, where / "locks")
 
 

@@ -126,12 +126,12 @@ def _updates(task: Task) -> bool:
 
 def _took(results: Path) -> dict[tuple[str, str], float]:
     """Machine and image → seconds, the median of the latest runs that told something."""
-    from bench.store import Store
+    from bench.store import Store, is_there, place_of
 
-    if not (results / "bench.sqlite").exists():
+    if not is_there(results):
         return {}
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    with Store(results / "bench.sqlite") as store:
+    with Store(place_of(results)) as store:
         for run in store.runs(limit=2000):
             if _tells(run) and len(times[run.record.machine, run.record.image]) < RECENT:
                 times[run.record.machine, run.record.image].append(run.record.seconds)

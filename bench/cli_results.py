@@ -29,9 +29,10 @@ Runs = Annotated[list[int] | None, typer.Argument(help="Numbers of runs in the s
 def results_folder(results: Path | None) -> Path:
     """The folder that was named, or that of this clone. Raises UsageError if it has no store."""
     from bench.inventory import find_root
+    from bench.store import is_there
 
     folder = results or find_root() / "results"
-    if not (folder / "bench.sqlite").exists():
+    if not is_there(folder):
         raise UsageError(
             f"{folder}: no run is stored there yet (no bench.sqlite); `bench run --machine NAME` makes one"
         )
@@ -40,9 +41,9 @@ def results_folder(results: Path | None) -> Path:
 
 def stored_runs(folder: Path) -> list[StoredRun]:
     """All runs of the folder's store, the latest first."""
-    from bench.store import Store
+    from bench.store import Store, place_of
 
-    with Store(folder / "bench.sqlite") as store:
+    with Store(place_of(folder)) as store:
         return store.runs()
 
 
@@ -195,10 +196,10 @@ def results_check(
     """Prove that store and files agree: every file of every capture against the manifest of its run."""
     from bench.report.retention import check
     from bench.report.retention import seal as seal_all
-    from bench.store import Store
+    from bench.store import Store, place_of
 
     folder = results_folder(results)
-    with Store(folder / "bench.sqlite") as store:
+    with Store(place_of(folder)) as store:
         found = check(store.runs(), folder)
         sealed = seal_all(store, found.unsealed, folder) if seal else 0
     unsealed = [r.id for r in found.unsealed][sealed:]
@@ -231,12 +232,12 @@ def results_prune(
     """
     from bench.report.baselines import blessed_runs, load_baselines
     from bench.report.retention import Keep, prunable, prune
-    from bench.store import Store
+    from bench.store import Store, place_of
 
     folder = results_folder(results)
     rule = Keep.parse(keep)
     evidence = blessed_runs(load_baselines(folder / "baselines").values())
-    with Store(folder / "bench.sqlite") as store:
+    with Store(place_of(folder)) as store:
         gone = prunable(store.runs(), rule, results=folder, evidence=evidence, now=datetime.now(UTC))
         if do_it:
             prune(store, gone)

@@ -181,8 +181,8 @@ def _sha256(task: Task, payload: PayloadImage) -> str:
 
 
 def _store(results: Path, outcome: Outcome) -> None:
-    from bench.store import Store
+    from bench.store import Store, place_of
 
     if outcome.result:
-        with Store(results / "bench.sqlite") as store:
+        with Store(place_of(results)) as store:
             store.save_run(outcome.result.record(demonstration=outcome.task.bug is not None))

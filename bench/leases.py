@@ -25,7 +25,7 @@ from sqlalchemy import Column, Float, Integer, MetaData, String, Table
 from bench.errors import LabError, UsageError
 from bench.owners import Holder, alive, default_owner, ourselves
 from bench.records import Machine
-from bench.store import Store
+from bench.store import Store, place_of
 
 COMPONENT = "lock"
 HEARTBEAT_S = 5.0
@@ -358,7 +358,7 @@ def lease(
         yield Lease(machine.name, "")
         return
     with (
-        Store(results / "bench.sqlite") as store,
+        Store(place_of(results)) as store,
         Leases(store, results / "locks").lease(
             machine.name, purpose=purpose, wait_s=wait_s, cancel=cancel, waiting=waiting
         ) as had,

@@ -192,11 +192,11 @@ def hold_one(machines: Sequence[Machine], lab: Lab, *, purpose: str) -> Iterator
     Raises LabError, whose witness names the owner, if none becomes free in time.
     """
     from bench.leases import Leases
-    from bench.store import Store
+    from bench.store import Store, place_of
 
     deadline = time.monotonic() + lab.wait_s
     folder = lab.root / "results"
-    with Store(folder / "bench.sqlite") as store, ExitStack() as stack:
+    with Store(place_of(folder)) as store, ExitStack() as stack:
         leases = Leases(store, folder / "locks")
         # One machine has a queue of its own; of several the first that is free is taken, so each is asked in turn.
         wait_s = lab.wait_s if len(machines) == 1 else 0.0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("bench", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bench")
+# No test writes into a store that somebody works with.
+os.environ.pop("BENCH_STORE", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

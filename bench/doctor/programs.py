@@ -107,6 +107,7 @@ RACK = (
     ("sshd", "a power host, and machines with a system of their own", "openssh-server", "ssh"),
     ("ssh-keygen", "keys for it", "openssh-client", ""),
     ("pdudaemon", "a PDU", "pdudaemon", "pdudaemon"),
+    ("postgres", "a store that several controllers share", "postgresql", "postgresql"),
 )
 
 
@@ -116,7 +117,9 @@ SERVER_FOLDERS = ("/usr/sbin", "/sbin")
 
 def check_rack() -> Check:
     """The servers that the tests of the rack's protocols run against."""
-    path = os.pathsep.join((os.environ.get("PATH", ""), *SERVER_FOLDERS))
+    # Debian keeps each version of PostgreSQL in a folder of its own.
+    versions = (str(path) for path in Path("/usr/lib/postgresql").glob("*/bin"))
+    path = os.pathsep.join((os.environ.get("PATH", ""), *SERVER_FOLDERS, *versions))
     lacking = [row for row in RACK if shutil.which(row[0], path=path) is None]
     return Check(
         "servers of a rack",

@@ -10,7 +10,7 @@ from bench.microcode.run import Result
 from bench.records import ScenarioResult, Verdict, worst
 from bench.run import MATRIX
 from bench.sim.ucode_load import End
-from bench.store import MicrocodeRow, RunRecord, Store
+from bench.store import MicrocodeRow, RunRecord, Store, is_there, place_of
 from bench.store import Transition as Outcome
 from bench.updates import Transition
 
@@ -26,7 +26,7 @@ def save(results: Path, outcomes: Sequence[Result]) -> None:
         groups.setdefault((outcome.subject, outcome.machine), []).append(outcome)
     if not groups:
         return
-    with Store(results / "bench.sqlite") as store:
+    with Store(place_of(results)) as store:
         for (subject, machine), group in groups.items():
             store.save_run(record_of(subject, machine, group, started))
 
@@ -96,9 +96,9 @@ def _transitions(outcome: Result, boot: int) -> Iterator[Transition]:
 
 def done_cells(results: Path) -> set[tuple[str, str, str]]:
     """(kernel's hash, machine, case) of every cell whose boots have all told something."""
-    if not (results / "bench.sqlite").exists():
+    if not is_there(results):
         return set()
-    with Store(results / "bench.sqlite") as store:
+    with Store(place_of(results)) as store:
         return {
             (run.record.image_sha256, run.record.machine, each.scenario.removeprefix(MATRIX))
             for run in store.runs()
@@ -109,9 +109,9 @@ def done_cells(results: Path) -> set[tuple[str, str, str]]:
 
 def seconds_a_boot(results: Path, *, guess: float) -> float:
     """The mean of the latest matrix's boots; `guess` if there is none."""
-    if not (results / "bench.sqlite").exists():
+    if not is_there(results):
         return guess
-    with Store(results / "bench.sqlite") as store:
+    with Store(place_of(results)) as store:
         for run in store.runs(limit=500):
             boots = sum(each.windows for each in run.record.scenarios if each.scenario.startswith(MATRIX))
             if boots:

@@ -18,11 +18,22 @@ import sqlalchemy as sa
 from bench import manifest
 from bench.errors import UsageError
 from bench.store import schema
-from bench.store.engine import first_line, prepare_sqlite
+from bench.store.engine import first_line, prepare
+from bench.store.place import is_there, place_of, shown, url_of
 from bench.store.rows import MicrocodeRow, RunRecord, StoredRun, Transition, rows_of, run_row, stored_run
 from bench.store.schema import SCHEMA_VERSION
 
-__all__ = ["SCHEMA_VERSION", "MicrocodeRow", "RunRecord", "Store", "StoredRun", "Transition", "capture_folder"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "MicrocodeRow",
+    "RunRecord",
+    "Store",
+    "StoredRun",
+    "Transition",
+    "capture_folder",
+    "is_there",
+    "place_of",
+]
 
 
 class Store:
@@ -34,16 +45,18 @@ class Store:
     """
 
     def __init__(self, where: Path | str) -> None:
-        self.where = str(where)
+        url = url_of(where)
+        self.where = shown(url)
         if isinstance(where, Path) or "://" not in where:
             Path(where).parent.mkdir(parents=True, exist_ok=True)
-            where = f"sqlite:///{where}"
         try:
-            self._engine = sa.create_engine(where)
-            if self._engine.dialect.name == "sqlite":
-                prepare_sqlite(self._engine)
+            self._engine = sa.create_engine(url)
+            prepare(self._engine)
             self._open_schema()
-        except (sa.exc.SQLAlchemyError, ImportError) as error:
+        except ImportError as error:
+            words = "its driver is not installed: pip install 'bench[postgres]', or ./setup --with-rack"
+            raise UsageError(f"store {self.where}: {words} ({error})") from error
+        except sa.exc.SQLAlchemyError as error:
             raise UsageError(f"store {self.where}: {first_line(error)}") from error
 
     def close(self) -> None:

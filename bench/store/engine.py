@@ -1,4 +1,4 @@
-"""SQLite as several benches share it: foreign keys, a patient lock, write-ahead logging."""
+"""A database as several benches share it: transactions that write go one after the other, in each kind of database."""
 
 from __future__ import annotations
 
@@ -7,11 +7,35 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from bench.errors import UsageError
+
 # How long a writer waits for another one.
 BUSY_S = 30.0
+# "bench" in ASCII: which of the database's advisory locks is ours.
+_WRITERS = 0x62656E6368
 
 
-def prepare_sqlite(engine: sa.Engine) -> None:
+def prepare(engine: sa.Engine) -> None:
+    """Set up an engine that nobody has used yet. Raises UsageError for a database of which this is not known."""
+    known = {"sqlite": _prepare_sqlite, "postgresql": _prepare_postgresql}
+    name = engine.dialect.name
+    if name not in known:
+        raise UsageError(f"store: {name} is not one of {', '.join(known)}")
+    known[name](engine)
+
+
+def _prepare_postgresql(engine: sa.Engine) -> None:
+    """A transaction that will write waits for its turn when it begins, as it does in SQLite: what it reads first stays
+    true. The lock is the database's own, given back with the transaction (PostgreSQL, 13.3.5: advisory locks)."""
+
+    @sa.event.listens_for(engine, "begin")
+    def _begun(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("writes", False):
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{int(BUSY_S * 1000)}ms'")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
     """Foreign keys, a patient lock and write-ahead logging on each connection; transactions begun by us.
 
     A transaction that will write takes the write lock when it begins: one that has read first could not wait for it.

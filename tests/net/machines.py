@@ -65,25 +65,24 @@ class Box:
 @contextmanager
 def box(
     folder: Path, segment: Segment | None, number: int, loader: PxeLoader, *, firmware: str = "bios", rom: bool = True,
-    model: str = "haswell", netdev: str = "", more: Sequence[str] = (), ip: bool = True, own_disk: bool = True,
-    card: str = "", cable: tuple[Path, Path] | None = None, disk_first: bool = False,
+    model: str = "haswell", netdev: str = "", serial: str = "", more: Sequence[str] = (), ip: bool = True,
+    own_disk: bool = True, card: str = "", disk_first: bool = False,
 ) -> Iterator[Box]:  # fmt: skip
     """Machine `number` of a segment (or on `netdev`), off. `rom`: its card has iPXE in ROM; else UEFI's driver is used.
 
-    `own_disk`: one with BIOS has a disk that says so. `cable`: its serial line, the machine's end and the console's.
-    `disk_first`: a BIOS that starts its disk, and the network in the one boot that finds the file `ONCE`.
+    Its line is a socket of its folder, or QEMU's character device `serial`. `own_disk`: one with BIOS has a disk that
+    says so. `disk_first`: a BIOS that starts its disk, and the network in the one boot that finds the file `ONCE`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entry = load_inventory(REPO)[model]
-    serial, pid_file, start = folder / "serial", folder / "pid", folder / "start"
+    line, pid_file, start = folder / "serial", folder / "pid", folder / "start"
     if segment is not None and not netdev:
         netdev = segment.netdev(number, "n0")
     card = card or ("virtio-net-pci" if firmware == "uefi" else "e1000")
     words = [
         program("qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
         "-monitor", "none", *_board(entry, firmware),
-        "-chardev", f"serial,id=s0,path={cable[0]}" if cable else f"socket,id=s0,path={serial},server=off",
-        "-serial", "chardev:s0",
+        "-chardev", serial or f"socket,id=s0,path={line},server=off", "-serial", "chardev:s0",
         "-netdev", netdev,
         "-device", f"{card},netdev=n0,mac={mac(number)}" + _place(0, disk_first) + ("" if rom else ",romfile="),
         "-device", "virtio-rng-pci", *_firmware(folder, firmware), *more,
@@ -118,8 +117,7 @@ def box(
         boot_network=NETWORK,
     )
     try:
-        url = str(cable[1].resolve()) if cable else f"listen+unix://{serial}"
-        yield Box(machine, replace(entry, virtual=None, serial_url=url, wiring=wiring))
+        yield Box(machine, replace(entry, virtual=None, serial_url=f"listen+unix://{line}", wiring=wiring))
     finally:
         machine.kill()
 

@@ -91,7 +91,8 @@ def lab(
         servers.cable(tmp_path / "cable") as cable,
         box(
             tmp_path / "box", wire, 0, loader,
-            firmware=firmware, rom=firmware == "bios", own_disk=False, cable=cable, more=more,
+            firmware=firmware, rom=firmware == "bios", own_disk=False, more=more,
+            serial=f"serial,id=s0,path={cable[0]}",
         ) as one,
     ):  # fmt: skip
         folder = tmp_path / "lab"
@@ -106,7 +107,7 @@ def lab(
                 mac=mac(0),
                 firmware=firmware,
                 loader=loader.value,
-                url=one.entry.serial_url,
+                url=cable[1].resolve(),
                 more=keys,
                 switch=one.machine.folder / "switch",
             )

@@ -100,7 +100,7 @@ def on_a_computer(folder: Path, interface: str, *words: str) -> subprocess.Compl
     (lab / "inventory" / "lab.toml").write_text(LAB.format(interface=interface))
     with (
         cable(folder / "cable") as ends,
-        box(folder / "box", None, 0, PxeLoader.IPXE, netdev=TAP, cable=ends) as one,
+        box(folder / "box", None, 0, PxeLoader.IPXE, netdev=TAP, serial=f"serial,id=s0,path={ends[0]}") as one,
     ):
         switch = one.machine.folder / "switch"
         entry = ENTRY.format(mac=mac(0), serial=ends[1].resolve(), switch=switch)
