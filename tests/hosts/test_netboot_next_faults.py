@@ -43,7 +43,7 @@ def reasons(one: Host) -> list[str]:
     with pytest.raises(MethodRefused) as error:
         NextBoot(netbooted(one.machine), one.there.power, nothing, wait_s=one.wait_s)
     one.is_as_it_was()
-    return error.value.reasons
+    return list(error.value.reasons)
 
 
 @pytest.mark.boot
