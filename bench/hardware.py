@@ -187,9 +187,6 @@ class PxeLoader(StrEnum):
     """The same, fetched by firmware's own HTTP client (UEFI 2.10, 24.7)."""
 
 
-HTTP_BESIDE_A_SITE = "'uki-http' needs a boot network with mode = \"full\": the site's server gives the boot file's URL"
-
-
 class NetworkMode(StrEnum):
     """Who gives addresses on the boot network."""
 

@@ -26,6 +26,7 @@ from bench.lab.flash.refusals import NO_EARLY_LOADER, fallback_objection
 from bench.lab.net import fall_through
 from bench.lab.net.place import Place
 from bench.lab.power import PowerState
+from bench.lab.power.failure import PowerError
 from bench.lab.power.switched import SwitchedPower
 from bench.lab.ssh import Ssh
 from bench.records import LabEventKind, Machine
@@ -182,6 +183,9 @@ def examine(
                         facts = _known_good(machine, power, capture, check, times, visit)
                     if facts is not None and fall_through.goes_by_network(machine):
                         _falls_through(machine, power, asks, place, check, times)
+                    elif asks is not None and asks.after_s is not None and machine.wiring.ssh is not None:
+                        words = f"asked the network after {asks.after_s} s, where nobody offered anything"
+                        check(FALL_THROUGH, False, f"{words}, and its disk's system was not seen to come up")
             finally:
                 left = power.off()
                 check("left off", True, left["state"] if "state" in left else left.get("own switch", "off"))
@@ -281,6 +285,8 @@ def _network(machine: Machine, place: Place | None, check: _Check) -> Iterator[f
         listener = None
         try:
             listener = stack.enter_context(fall_through.asking(machine, place))
+        except PowerError as error:
+            check(FALL_THROUGH, False, f"its BMC does not select the network: {error}")
         except LabError as error:
             check(FALL_THROUGH, None, f"not seen: {error}")
         yield listener

@@ -29,6 +29,14 @@ def test_one_interface_known_cards_only_and_each_its_own_files(mode: NetworkMode
     assert tftp_folder(Path("/run/x"), MAC) == Path("/run/x/tftp/52-54-00-77-00-01")
 
 
+def test_firmware_that_boots_by_http_gets_a_url_and_its_own_name_back() -> None:
+    url = "dhcp-boot=tag:http,http://10.77.0.1:8069/boot.efi"
+    full, beside = lines(NETWORK), lines(replace(NETWORK, mode=NetworkMode.PROXY))
+    assert {url, "dhcp-match=set:http,option:client-arch,16", "dhcp-option-force=tag:http,60,HTTPClient"} <= set(full)
+    assert {url, "dhcp-pxe-vendor=PXEClient,HTTPClient"} <= set(beside)
+    assert not [line for line in beside if "option-force" in line] and not [line for line in full if "vendor" in line]
+
+
 def test_addresses_are_ours_to_give_in_full_mode_only() -> None:
     pool = replace(NETWORK, pool=("10.77.0.50", "10.77.0.60"))
     ranges = [line for line in lines(pool) if line.startswith("dhcp-range=1")]

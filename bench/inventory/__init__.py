@@ -123,8 +123,7 @@ def _on_network(machine: Machine, network: BootNetwork | None) -> Machine:
 
 def _off_network(machine: Machine, network: BootNetwork | None) -> list[str]:
     wiring = machine.wiring
-    netboots = "pxe" in wiring.boot_methods
-    return network_problems(network, mac=wiring.mac, ip=wiring.ip, netboots=netboots, loader=wiring.pxe_loader)
+    return network_problems(network, mac=wiring.mac, ip=wiring.ip, netboots="pxe" in wiring.boot_methods)
 
 
 def _names(machines: Mapping[Path, Machine]) -> Iterator[Problem]:

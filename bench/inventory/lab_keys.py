@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
-from bench.hardware import HTTP_BESIDE_A_SITE, BootNetwork, NetworkMode, PxeLoader
+from bench.hardware import BootNetwork, NetworkMode
 from bench.inventory.power_keys import Table
 from bench.inventory.values import STRICT, Port
 
@@ -87,17 +87,13 @@ class LabFile(BaseModel):
     boot_network: BootNetworkTable | None = None
 
 
-def network_problems(
-    network: BootNetwork | None, *, mac: str, ip: str, netboots: bool, loader: PxeLoader = PxeLoader.IPXE
-) -> list[str]:
+def network_problems(network: BootNetwork | None, *, mac: str, ip: str, netboots: bool) -> list[str]:
     """What is wrong with a machine's keys for the lab's boot network."""
     if not netboots:
         return []
     if network is None:
         return ["boot_methods: 'pxe' needs a table [boot_network] in lab.toml"]
     problems = [] if mac else ["mac: missing: boot_methods has 'pxe', and only known cards are answered"]
-    if network.mode is NetworkMode.PROXY and loader is PxeLoader.UKI_HTTP:
-        problems.append(f"pxe_loader: {HTTP_BESIDE_A_SITE}")
     if network.mode is NetworkMode.FULL:
         subnet = ipaddress.IPv4Interface(network.address)
         if not ip and network.pool is None:

@@ -42,7 +42,7 @@ def unlisted(root: Path, name: str, *, mac: str, ip: str, firmware: str, pxe_loa
         if machine.wiring.mac == told.mac:
             raise UsageError(f"--mac: {told.mac} is {machine.name}: bench inventory discover {machine.name} --rescue")
     network = survey(root / "inventory").boot_network
-    for problem in network_problems(network, mac=told.mac or "", ip=told.ip or "", netboots=True, loader=pxe_loader):
+    for problem in network_problems(network, mac=told.mac or "", ip=told.ip or "", netboots=True):
         raise UsageError(problem)
     return Machine(
         name=name,

@@ -41,6 +41,10 @@ UEFI_FILES = (
         Path("/usr/share/edk2/ovmf/OVMF_VARS.fd"),
     ),
 )
+# OVMF's switches that have it start from its card by HTTP at once, and not after its time-outs of PXE.
+HTTP_ONLY = tuple(
+    word for one in ("IPv4", "IPv6") for word in ("-fw_cfg", f"name=opt/org.tianocore/{one}PXESupport,string=n")
+)
 # With Microsoft's and Debian's keys in its variables; it wants a chipset with system management mode.
 SECURE_FILES = (
     (Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"), Path("/usr/share/OVMF/OVMF_CODE.secboot.fd")),

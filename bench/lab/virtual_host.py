@@ -19,7 +19,7 @@ from bench.errors import LabError, UsageError
 from bench.hardware import Netboot, PowerSpec, ProcessSwitch, PxeLoader, SshAccess
 from bench.lab.power.process import ProcessDevice
 from bench.lab.power.switched import SwitchedPower
-from bench.lab.virtual import firmware_files, machine_options, socket_folder
+from bench.lab.virtual import HTTP_ONLY, firmware_files, machine_options, socket_folder
 from bench.records import HostFiles, Machine, VirtualHost
 
 # A process has no capacitors.
@@ -75,6 +75,7 @@ def plugged(machine: Machine, folder: Path, *, network: Sequence[str] | None = N
             *network,
             *("-device", _card(host, spec.firmware, mac)),
             *("-device", "virtio-rng-pci"),
+            *(HTTP_ONLY if (host.pxe_loader, host.netboot) == (PxeLoader.UKI_HTTP, Netboot.ORDER) else ()),
         ]
         device = ProcessDevice(command, folder)
         power_spec = PowerSpec(ProcessSwitch(), minimum_off_s=MINIMUM_OFF_S, answer_s=60.0, settle_s=60.0)

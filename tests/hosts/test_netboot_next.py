@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.hardware import PxeLoader
+from bench.hardware import Netboot, PxeLoader
 from bench.hosts import with_files
 from bench.lab.boot import Limits, boot
 from bench.lab.capture import CaptureWriter
@@ -27,6 +27,7 @@ from tests.net.boots import payload_load
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(900)]
 LIMITS = Limits(first_byte_s=180, silence_s=90, total_s=300)
+WAIT_S = 600.0
 LOADERS = [PxeLoader.UKI, PxeLoader.UKI_HTTP, PxeLoader.IPXE]
 
 
@@ -51,6 +52,23 @@ def test_an_image_is_booted_over_the_network_once_and_then_the_disk(loader: PxeL
     restored = rows[-1]["witness"]
     assert rows[-1]["kind"] == "restored" and restored["one-shot"] == "consumed"
     assert restored["default"] == "untouched" and restored["boot id"] != loaded["boot id before"]
+
+
+def test_firmware_that_has_http_boot_first_boots_an_image_by_it_and_then_its_disk(tmp_path: Path) -> None:
+    machine = machine_with(PxeLoader.UKI_HTTP, netboot=Netboot.ORDER)
+    load, _ = payload_load(machine)
+    with racked(machine, tmp_path / "rack") as (there, loader), line(there.machine, tmp_path) as heard:
+        assert loader is not None
+        steps: list[str] = []
+        loader.load(there.machine, load, there.power, lambda step: steps.append(step["step"]))
+        there.power.on()
+        heard.wait_for(b" done", timeout_s=LIMITS.total_s)
+        there.power.off()
+        assert steps[-1] == "spent" and {"offer", "kernel"} <= set(steps)
+        loader.fall_back(there.machine)
+        ssh, _ = reach(there.machine, there.power, wait_s=WAIT_S)
+        with ssh:
+            assert ssh.run("cat /proc/cmdline", timeout_s=30).output.startswith(b"BOOT_IMAGE=/vmlinuz")
 
 
 @pytest.mark.faults

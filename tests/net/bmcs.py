@@ -82,13 +82,14 @@ def behind_bmc(netboot: Netboot, folder: Path, one: Box) -> Iterator[Entry]:
     """A machine with its disk first (`disk_first`), switched and told to boot the network once by a BMC."""
     if netboot is Netboot.IPMI:
         with ipmi_sim(folder / "bmc", board(folder / "board", one.machine)) as switch:
-            yield _entry(one, switch, netboot)
+            yield by(switch, netboot, one)
         return
     with servers.redfish_bmc(folder / "bmc", one.machine, once=one.machine.folder / ONCE) as bmc:
-        yield _entry(one, RedfishSwitch(bmc.url, bmc.user, Secret(env=PASSWORD_ENV)), netboot)
+        yield by(RedfishSwitch(bmc.url, bmc.user, Secret(env=PASSWORD_ENV)), netboot, one)
 
 
-def _entry(one: Box, switch: IpmiSwitch | RedfishSwitch, netboot: Netboot) -> Entry:
+def by(switch: IpmiSwitch | RedfishSwitch, netboot: Netboot, one: Box) -> Entry:
+    """A machine as the bench knows it that has `switch` for its power and its next boot."""
     power = PowerSpec(switch, minimum_off_s=0.1)
     return replace(one.entry, wiring=replace(one.entry.wiring, power=power, netboot=netboot))
 

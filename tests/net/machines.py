@@ -21,7 +21,7 @@ from bench.inventory import load_inventory
 from bench.lab.load import Load
 from bench.lab.net.place import Place
 from bench.lab.net.segment import Segment, attached
-from bench.lab.virtual import UEFI_FILES, qemu_command
+from bench.lab.virtual import HTTP_ONLY, UEFI_FILES, qemu_command
 from bench.records import Machine as Entry
 from tests.rack.servers import Machine, program, server, wait_for
 
@@ -85,7 +85,8 @@ def box(
         "-chardev", serial or f"socket,id=s0,path={line},server=off", "-serial", "chardev:s0",
         "-netdev", netdev,
         "-device", f"{card},netdev=n0,mac={mac(number)}" + _place(0, disk_first) + ("" if rom else ",romfile="),
-        "-device", "virtio-rng-pci", *_firmware(folder, firmware), *more,
+        "-device", "virtio-rng-pci", *_firmware(folder, firmware),
+        *(HTTP_ONLY if loader is PxeLoader.UKI_HTTP else ()), *more,
     ]  # fmt: skip
     if firmware == "bios" and own_disk:
         path = disk(folder / "disk")

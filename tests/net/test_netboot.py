@@ -37,6 +37,7 @@ WAYS = [
     pytest.param(PxeLoader.IPXE, "uefi", id="uefi-ipxe"),
     pytest.param(PxeLoader.GRUB, "uefi", id="uefi-grub"),
     pytest.param(PxeLoader.UKI, "uefi", id="uefi-uki"),
+    pytest.param(PxeLoader.UKI_HTTP, "uefi", id="uefi-uki-http"),
 ]
 
 
@@ -99,14 +100,15 @@ def test_beside_a_site_s_dhcp_server_the_proxy_boots_and_full_mode_refuses(tmp_p
     with segment(ADDRESSES, ports=2) as wire, site_server(wire, 1, tmp_path / "site.log"):
         with pytest.raises(LabError, match=r"another DHCP server answers there: 10\.77\.0\.2 \("):
             BootServer(NETWORK, wire.place)
-        for loader, firmware in ((PxeLoader.IPXE, "bios"), (PxeLoader.GRUB, "uefi")):
+        for loader, firmware in ((PxeLoader.IPXE, "bios"), (PxeLoader.GRUB, "uefi"), (PxeLoader.UKI_HTTP, "uefi")):
+            folder = tmp_path / loader.value
             with (
                 BootServer(replace(NETWORK, mode=NetworkMode.PROXY), wire.place) as server,
-                box(tmp_path / firmware, wire, 0, loader, firmware=firmware, rom=firmware == "bios", ip=False) as one,
+                box(folder, wire, 0, loader, firmware=firmware, rom=firmware == "bios", ip=False) as one,
             ):
-                judgement = boot_payload(one.entry, server, tmp_path / f"boot-{firmware}")
+                judgement = boot_payload(one.entry, server, folder / "boot")
                 assert judgement.verdict is Verdict.PASS
-            addresses = {e["witness"].get("address", "") for e in events(tmp_path / f"boot-{firmware}")} - {""}
+            addresses = {e["witness"].get("address", "") for e in events(folder / "boot")} - {""}
             assert all(10 * 15 <= int(address.rpartition(".")[2]) <= 160 for address in addresses)
 
 

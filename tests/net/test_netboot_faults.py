@@ -182,6 +182,30 @@ def test_a_hostile_client_gets_nothing_and_keeps_nobody_from_booting(tmp_path: P
                 hostile.stdin.close()
 
 
+ASKING = """
+import socket, sys
+for _ in range(2):
+    with socket.create_connection(("10.77.0.1", 8069), timeout=30) as one:
+        one.sendall(b"GET /boot.efi HTTP/1.1\\r\\n\\r\\n")
+        print(one.makefile("rb").readline().split()[1].decode())
+"""
+
+
+def test_the_url_that_all_are_told_is_another_s_image_to_nobody(tmp_path: Path) -> None:
+    """Firmware that boots by HTTP asks for one path; whose it is says the asking card, and once."""
+    with (
+        boot_network(ports=2) as (wire, server),
+        box(tmp_path / "box", wire, 0, PxeLoader.UKI_HTTP, firmware="uefi", rom=False) as one,
+    ):
+        cable = tuple(map(str, wire.socket_pair(1)))
+        with attached(["10.77.0.66/24"], [(cable[0], cable[1])]) as elsewhere:
+            server.offer(one.entry, payload_load(one.entry)[0], lambda _: None)
+            done = subprocess.run([*elsewhere.prefix, sys.executable, "-c", ASKING], capture_output=True, text=True)
+            assert done.stdout.split() == ["404", "404"], done.stderr
+            server.withdraw(mac(0))
+            assert boot_payload(one.entry, server, tmp_path / "boot").verdict is Verdict.PASS
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     with segment(ADDRESSES) as wire, BootServer(NETWORK, wire.place):
         beside = replace(NETWORK, mode=NetworkMode.PROXY)

@@ -15,7 +15,7 @@ from bench.lab.net.survey import survey
 from tests.net.machines import ADDRESSES, NETWORK, site_server
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow]
-ALL = set(loaders.FIRST) | {(PxeLoader.UKI, "uefi")}
+ALL = set(loaders.FIRST) | {(PxeLoader.UKI, "uefi"), (PxeLoader.UKI_HTTP, "uefi")}
 
 
 def test_all_is_ready_and_a_site_s_server_is_seen(tmp_path: Path) -> None:

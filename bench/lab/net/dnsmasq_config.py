@@ -78,10 +78,13 @@ def configuration(network: BootNetwork, folder: Path) -> str:
 
 
 def _boot_files(network: BootNetwork) -> Iterable[str]:
+    yield f"dhcp-boot=tag:http,http://{network.address.partition('/')[0]}:{network.http_port}{HTTP_BOOT_PATH}"
+    # UEFI 2.10, 24.7.3.1: an offer without option 60 = HTTPClient is not for HTTP boot. As a proxy dnsmasq answers only
+    # those of the vendors that it is told, each by its own name.
     if network.mode is NetworkMode.FULL:
-        # UEFI 2.10, 24.7.3.1: an offer without option 60 = HTTPClient is not for HTTP boot.
-        url = f"http://{network.address.partition('/')[0]}:{network.http_port}{HTTP_BOOT_PATH}"
-        yield from (f"dhcp-boot=tag:http,{url}", "dhcp-option-force=tag:http,60,HTTPClient")
+        yield "dhcp-option-force=tag:http,60,HTTPClient"
+    else:
+        yield "dhcp-pxe-vendor=PXEClient,HTTPClient"
     for file, tags in BOOT_FILES.items():
         marks = ",".join(f"tag:{tag}" for tag in tags)
         yield f"dhcp-boot={marks},{file},,{network.address.partition('/')[0]}"

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from bench.errors import BenchError, LabError, UsageError
-from bench.hardware import HTTP_BESIDE_A_SITE, BootNetwork, NetworkMode, PxeLoader
+from bench.hardware import BootNetwork, NetworkMode
 from bench.lab.load import Load
 from bench.lab.net.dnsmasq import Dnsmasq
 from bench.lab.net.dnsmasq_config import HTTP_BOOT_PATH, Host, tftp_folder
@@ -86,8 +86,6 @@ class BootServer:
             raise UsageError(f"{machine.name}: secure_boot: its firmware starts signed programs only, and ours are not")
         if self.network.mode is NetworkMode.FULL and not wiring.ip and self.network.pool is None:
             raise UsageError(f"{machine.name}: ip: missing: the boot network has no pool of addresses")
-        if wiring.pxe_loader is PxeLoader.UKI_HTTP and self.network.mode is NetworkMode.PROXY:
-            raise UsageError(f"{machine.name}: pxe_loader: {HTTP_BESIDE_A_SITE}")
         host = Host(wiring.mac, wiring.ip, offered=True)
         offer = Offer(machine.name, host, wiring.pxe_loader, note)
         folder = tftp_folder(self._folder, wiring.mac)
