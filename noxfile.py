@@ -111,15 +111,15 @@ def rack(session: nox.Session) -> None:
 
 @nox.session
 def boot(session: nox.Session) -> None:
-    """Machines with a disk and a network: SSH flashing, network boot, recovery (./setup --with-boot)."""
-    need(session, "pytest", "pytest-timeout", "pytest-xdist")
+    """Machines with a disk and a network: SSH flashing, network boot, recovery (--with-boot, --with-rack)."""
+    need(session, "pytest", "pytest-timeout", "pytest-xdist", "pyghmi", "sushy", "sushy-tools", "bcrypt")
     python(session, "pytest", "-n", "2", "--dist", "loadfile", "-m", "boot and not faults", *session.posargs)
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
     """What can go wrong with each way of loading, at each step: the machine's own system comes up (an hour)."""
-    need(session, "pytest", "pytest-timeout", "pytest-xdist")
+    need(session, "pytest", "pytest-timeout", "pytest-xdist", "pyghmi", "sushy", "sushy-tools", "bcrypt")
     python(session, "pytest", "-n", "2", "--dist", "loadfile", "-m", "faults", *session.posargs)
 
 

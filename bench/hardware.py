@@ -186,6 +186,11 @@ class PxeLoader(StrEnum):
     UKI_HTTP = "uki-http"
     """The same, fetched by firmware's own HTTP client (UEFI 2.10, 24.7)."""
 
+    @property
+    def firmware(self) -> str:
+        """The only firmware that it is for, ``bios`` or ``uefi``; empty: there is one for either."""
+        return {"pxelinux": "bios", "uki": "uefi", "uki-http": "uefi"}.get(self.value, "")
+
 
 class NetworkMode(StrEnum):
     """Who gives addresses on the boot network."""

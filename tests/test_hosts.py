@@ -33,13 +33,14 @@ firmware = "{firmware}"
 [virtual.host]
 disk = "{disk}"
 boot_methods = [{methods}]
+{more}
 """
 
 
 def lab(folder: Path, **keys: str) -> Path:
     (folder / "inventory" / "virtual").mkdir(parents=True)
     (folder / "firmware-images").mkdir()
-    text = ENTRY.format(**{"firmware": "bios", "disk": "bios-grub", "methods": '"grub"', **keys})
+    text = ENTRY.format(**{"firmware": "bios", "disk": "bios-grub", "methods": '"grub"', "more": "", **keys})
     (folder / "inventory" / "virtual" / "box.toml").write_text(text)
     return folder
 
@@ -59,6 +60,18 @@ def test_a_machine_with_a_disk_is_read(tmp_path: Path) -> None:
         ({"methods": '"bootnext"'}, r"'bootnext' is not what a disk 'bios-grub' has; allowed: grub, kexec, pxe"),
         ({"disk": "uefi-grub"}, r"virtual\.firmware: 'bios': a disk 'uefi-grub' is for 'uefi'"),
         ({"disk": "none", "methods": '"grub"'}, "allowed: pxe"),
+        (
+            {"methods": '"pxe"', "more": 'netboot = "bootnext"'},
+            r"virtual\.host\.netboot: 'bootnext' is set by the system on a UEFI machine's disk",
+        ),
+        (
+            {"firmware": "uefi", "disk": "uefi-grub", "more": 'netboot = "bootnext"'},
+            r"virtual\.host\.netboot: 'bootnext' .* for boot_methods with 'pxe'",
+        ),
+        (
+            {"methods": '"pxe"', "more": 'pxe_loader = "uki-http"'},
+            r"virtual\.host\.pxe_loader: 'uki-http' needs firmware = 'uefi'",
+        ),
     ],
 )
 def test_what_a_disk_cannot_do_is_refused(tmp_path: Path, keys: dict[str, str], said: str) -> None:

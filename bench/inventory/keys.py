@@ -190,6 +190,8 @@ def virtual(path: Path, file: MachineFile) -> Machine:
         )
     if spec.host is not None and spec.firmware != (wanted := _FIRMWARE_OF_DISK.get(spec.host.disk, spec.firmware)):
         raise UsageError(f"{path}: virtual.firmware: {spec.firmware!r}: a disk {spec.host.disk!r} is for {wanted!r}")
+    if spec.host is not None and (wanted := PxeLoader(spec.host.pxe_loader).firmware) not in ("", spec.firmware):
+        raise UsageError(f"{path}: virtual.host.pxe_loader: {spec.host.pxe_loader!r} needs firmware = {wanted!r}")
     return Machine(
         name=file.name,
         signature=file.signature,

@@ -135,8 +135,8 @@ def _check_netboot(path: Path, file: MetalFile, power: PowerSpec | None) -> None
     needs = {Netboot.IPMI: IpmiSwitch, Netboot.REDFISH: RedfishSwitch}.get(file.netboot)
     if needs is not None and not (power and isinstance(power.switch, needs)):
         raise UsageError(f"{path}: netboot: {file.netboot.value!r} is the BMC of [power], whose backend is another")
-    wanted = {PxeLoader.PXELINUX: "bios", PxeLoader.UKI: "uefi", PxeLoader.UKI_HTTP: "uefi"}.get(file.pxe_loader)
-    if wanted is not None and file.firmware != wanted:
+    wanted = file.pxe_loader.firmware
+    if wanted and file.firmware != wanted:
         raise UsageError(f"{path}: pxe_loader: {file.pxe_loader.value!r} needs firmware = {wanted!r}")
     if file.netboot is Netboot.BOOTNEXT:
         if file.firmware != "uefi":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,17 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Place]
 
 def net_loader(place: Place, wait_s: float) -> Loader:
     return NetLoader(BootServer(BootNetwork(INTERFACE, ADDRESS), place), own_system_s=wait_s)
+
+
+@pytest.mark.boot
+def test_an_image_with_updates_is_refused_behind_a_system_that_loads_its_own(one: tuple[Host, Place]) -> None:
+    """The restart would keep them. It is asked of a system that was started for it, from power-off."""
+    there, steps = one[0], list[Mapping[str, str]]()
+    there.run("true")
+    with pytest.raises(MethodRefused, match="was started without dis_ucode_ldr"):
+        NextBoot(there.machine, there.there.power, steps.append, wait_s=there.wait_s, updates=True)
+    assert steps[0]["system"] == "was started"
+    there.is_as_it_was()
 
 
 @pytest.mark.faults

@@ -19,6 +19,8 @@ from bench.hardware import NetworkMode, PxeLoader
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Load, boot
 from bench.lab.load import Note
+from bench.lab.net import dnsmasq
+from bench.lab.net.dnsmasq_log import NetEvent, NetEventKind
 from bench.lab.net.loader import NetLoader
 from bench.lab.net.place import Place
 from bench.lab.net.probe import DhcpServer, discover, offer_in
@@ -28,7 +30,7 @@ from bench.lab.power import Power
 from bench.records import Finding, Verdict
 from bench.records import Machine as Entry
 from bench.run import judge_folders
-from tests.net.boots import boot_network, boot_payload, payload_load, steps
+from tests.net.boots import boot_network, boot_payload, events, payload_load, steps
 from tests.net.cutter import cutter, http_after, tftp_from_block
 from tests.net.machines import ADDRESSES, NETWORK, box, mac, starts_its_disk
 
@@ -204,6 +206,27 @@ def test_the_url_that_all_are_told_is_another_s_image_to_nobody(tmp_path: Path) 
             assert done.stdout.split() == ["404", "404"], done.stderr
             server.withdraw(mac(0))
             assert boot_payload(one.entry, server, tmp_path / "boot").verdict is Verdict.PASS
+
+
+def test_firmware_that_fetches_before_its_lease_has_been_read_gets_its_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HTTP boot asks milliseconds after its lease, and the bench may be late in reading what dnsmasq says."""
+    late = dnsmasq.read_line
+
+    def read_line(line: str) -> NetEvent | None:
+        event = late(line)
+        if event is not None and event.kind is NetEventKind.LEASE:
+            time.sleep(2)
+        return event
+
+    monkeypatch.setattr(dnsmasq, "read_line", read_line)
+    with (
+        boot_network() as (wire, server),
+        box(tmp_path / "box", wire, 0, PxeLoader.UKI_HTTP, firmware="uefi", rom=False) as one,
+    ):
+        assert boot_payload(one.entry, server, tmp_path / "boot").verdict is Verdict.PASS
+    assert not [e for e in events(tmp_path / "boot") if "refused" in e["witness"].get("what", "")]
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -18,6 +18,7 @@ from bench.lab.flash.load_option import LoadOption, nodes
 from bench.lab.flash.lookout import DOWN_S, Lookout
 from bench.lab.flash.oneshot import done
 from bench.lab.flash.reach import reach, switch_off
+from bench.lab.flash.refusals import fallback_objection
 from bench.lab.flash.refused import MethodRefused
 from bench.lab.flash.restart import restart_into
 from bench.lab.flash.system import System, read_system
@@ -35,25 +36,26 @@ _MAC_BYTES = 6
 class NextBoot:
     """A machine whose own system runs, with the entry of its card found; nothing is set yet.
 
-    `wait_s`: from power-on to a system that answers SSH. `http`: UEFI HTTP boot, else PXE. Raises MethodRefused with
-    the reasons, LabError; close it by `fall_back`.
+    `wait_s`: from power-on to a system that answers SSH. `http`: UEFI HTTP boot, else PXE. `updates`: what is booted
+    offers microcode, which the system before it must not have loaded. Raises MethodRefused with the reasons, LabError;
+    close it by `fall_back`.
     """
 
     def __init__(
-        self, machine: Machine, power: Power, note: Note, *, wait_s: float, http: bool = False, cold: bool = False
+        self, machine: Machine, power: Power, note: Note, *, wait_s: float, http: bool = False, updates: bool = False
     ) -> None:
         self._machine, self._power, self._note, self._wait_s = machine, power, note, wait_s
         self._lookout: Lookout | None = None
         self._ssh, how = reach(machine, power, wait_s=wait_s)
         try:
-            if cold and "starts" not in how:
+            if updates and "starts" not in how:
                 # What its processor runs may have been loaded since power-on, and a restart may leave it there.
                 switch_off(machine, self._ssh, power)
                 self._ssh, how = reach(machine, power, wait_s=wait_s)
             note({"step": "known-good system answers", **how})
             system = read_system(self._ssh)
             self._boot_id, self._default = system.boot_id, read_default(self._ssh, system)
-            self._number, self._option = self._entry(system, http)
+            self._number, self._option = self._entry(system, http, updates)
         except BaseException:
             self._ssh.close()
             raise
@@ -62,10 +64,13 @@ class NextBoot:
             "boot id before": self._boot_id,
         }  # fmt: skip
 
-    def _entry(self, system: System, http: bool) -> tuple[int, LoadOption]:
+    def _entry(self, system: System, http: bool, updates: bool) -> tuple[int, LoadOption]:
         objections = efivarfs.objections(system)
         if system.secure_boot:
             objections.append("Secure Boot is on: its firmware starts signed programs only, and ours are not")
+        # A virtual machine forgets what it has taken.
+        if updates and self._machine.virtual is None and (objection := fallback_objection(system.command_line)):
+            objections.append(objection)
         if objections:
             raise MethodRefused(self._machine.name, METHOD, objections)
         options = boot_options.options(boot_options.ask_options(self._ssh))

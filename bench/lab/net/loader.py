@@ -41,7 +41,7 @@ class NetLoader(Loader):
             self._server = SERVERS.take(machine.wiring.boot_network)
         if wiring.netboot is Netboot.BOOTNEXT:
             http = wiring.pxe_loader is PxeLoader.UKI_HTTP
-            self._next = NextBoot(machine, power, note, wait_s=self._own_system_s, http=http, cold=load.updates)
+            self._next = NextBoot(machine, power, note, wait_s=self._own_system_s, http=http, updates=load.updates)
         offer = self._server.offer(machine, load, note)
         return {
             "loader": f"network: {offer.loader.value}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
@@ -21,6 +22,8 @@ from bench.lab.net.shelf import Item, Shelf
 from bench.lab.scratch import scratch
 from bench.records import Machine
 
+# dnsmasq says what it gives before it gives it; so long it may take until that is read here, on a busy computer.
+LEASE_READ_S, LEASE_LOOK_S = 5.0, 0.02
 _DHCP_STEPS = {
     NetEventKind.DISCOVER: "discover",
     NetEventKind.OFFER: "offer",
@@ -213,10 +216,19 @@ class BootServer:
         offer = self._offers.get(item.mac)
         if offer is None:
             return "no longer offered"
-        if self.network.mode is NetworkMode.FULL and address not in offer.addresses:
-            return f"{address} was not given to {offer.machine}"
         mac = self.place.mac_of(address)
-        return "" if mac == item.mac else f"{address} is {mac or 'nobody known'}, not {offer.machine}"
+        if mac != item.mac:
+            return f"{address} is {mac or 'nobody known'}, not {offer.machine}"
+        if self.network.mode is NetworkMode.FULL and not self._leased(offer, address):
+            return f"{address} was not given to {offer.machine}"
+        return ""
+
+    def _leased(self, offer: Offer, address: str) -> bool:
+        """Whether it has been given the address. Firmware may fetch before we have read what dnsmasq said of it."""
+        deadline = time.monotonic() + LEASE_READ_S
+        while address not in offer.addresses and time.monotonic() < deadline:
+            time.sleep(LEASE_LOOK_S)
+        return address in offer.addresses
 
     def _fetched(self, fetch: Fetch) -> None:
         """A request to the HTTP server, from a thread of its own."""
