@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # So many lines at the end, a kernel on a machine each; above that one for each kernel.
 SHOWN = 16
+_COVERED = {1: "each value of each factor", 2: "each pair of values"}
 NOT_HERE = "Intel's microcode is not here: get it with `bench microcode fetch`"
 
 
@@ -39,6 +40,10 @@ def matrix(
     ] = False,
     draw: Annotated[
         int | None, typer.Option("--sample", min=1, help="Draw so many cells; cells in all are said.")
+    ] = None,
+    covering: Annotated[
+        int | None,
+        typer.Option("--cover", min=1, max=2, help="Few cells with each value of each factor (1), or each pair (2)."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draw (default: another one each time, said).")] = None,
     resume: Annotated[
@@ -62,8 +67,9 @@ def matrix(
     """
     from bench.inventory import find_root
     from bench.microcode.cases import CASES
+    from bench.microcode.cover import cover
     from bench.microcode.cross import CELL_S, left, sample
-    from bench.microcode.run import run_matrix
+    from bench.microcode.many import boots_of, run_matrix
     from bench.microcode.saved import done_cells, seconds_a_boot
 
     if listing:
@@ -80,6 +86,8 @@ def matrix(
     else:
         cells = _cells(root, machine or ["skylake-server"], package, subjects, chosen, processors, times, bios)
     total = len(cells)
+    if covering is not None:
+        cells = cover(cells, covering)
     if draw is not None:
         seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         cells = sample(cells, draw, seed)
@@ -88,21 +96,23 @@ def matrix(
     kept = len(cells)
     if resume:
         cells = left(cells, done_cells(where))
-    boots = sum(cell.times for cell in cells)
+    words = "" if kaslr else "nokaslr"
+    boots, counted = boots_of(root, cells, words=words)
     seconds = boots * seconds_a_boot(where, guess=CELL_S) / jobs
     drawn = f", drawn from {total} with seed {seed}" if draw is not None else ""
+    drawn = f", chosen from {total} to cover {_COVERED[covering]}{drawn}" if covering else drawn
     done = f"; {kept - len(cells)} are done" if resume else ""
     about = next(
         f"{seconds / unit_s:.0f} {unit}"
         for unit, unit_s in (("h", 3600), ("min", 60), ("s", 1))
         if seconds >= 2 * unit_s or unit == "s"
     )
-    note(f"plan: {kept} cells{drawn}{done}; {boots} boots, about {about}, {jobs} at a time")
+    note(f"plan: {kept} cells{drawn}{done}; {'' if counted else 'some '}{boots} boots, about {about}, {jobs} at a time")
     if dry:
         return 0
     saver = _Saver(where, cells)
     try:
-        for outcome in run_matrix(root, cells, where, jobs=jobs, words="" if kaslr else "nokaslr"):
+        for outcome in run_matrix(root, cells, where, jobs=jobs, words=words):
             _say_result(outcome, json)
             saver.take(outcome)
     finally:
@@ -229,12 +239,14 @@ def replay_cases(path: Path, *, json: bool) -> int | None:
 
 def _say_result(outcome: Result, json: bool) -> None:
     where = f"{outcome.subject} {outcome.machine} {outcome.case}"
+    said = outcome.why or (f"shared with {outcome.shared_with}" if outcome.shared_with else "")
     if json:
         row = {"case": outcome.case, "kernel": outcome.subject, "machine": outcome.machine, "virtual": True}
         row |= {"verdict": outcome.verdict, "seconds": outcome.seconds, "folder": outcome.folder, "why": outcome.why}
+        row["shared_with"] = outcome.shared_with
         say(jsons.dumps(row | _compared(outcome.predicted, outcome.differences)))
         return
-    say(f"{outcome.verdict:5} {where:50} {outcome.seconds:6.2f} s  {outcome.why}".rstrip())
+    say(f"{outcome.verdict:5} {where:50} {outcome.seconds:6.2f} s  {said}".rstrip())
     _say_differences(outcome.differences)
 
 
@@ -271,10 +283,12 @@ def _table_of(outcomes: Sequence[Result]) -> Iterator[str]:
     runs = Counter(group(o) for o in outcomes)
     agreed = Counter(group(o) for o in outcomes if o.verdict == "PASS")
     for subject, machine in runs:
-        seconds = sum(o.seconds for o in outcomes if group(o) == (subject, machine))
+        seconds = [o.seconds for o in outcomes if group(o) == (subject, machine) and not o.shared_with]
+        cells = runs[subject, machine]
+        of = f"{cells} boots" if len(seconds) == cells else f"{cells} cells in {len(seconds)} boots"
         yield (
-            f"{subject} on {machine}: {agreed[subject, machine]} of {runs[subject, machine]} boots as predicted, "
-            f"{seconds / runs[subject, machine]:.2f} s a boot (virtual: the loader, not the processor)"
+            f"{subject} on {machine}: {agreed[subject, machine]} of {of} as predicted, "
+            f"{sum(seconds) / max(1, len(seconds)):.2f} s a boot (virtual: the loader, not the processor)"
         )
     if len(runs) > 1:
-        yield f"{sum(agreed.values())} of {len(outcomes)} boots in all as predicted"
+        yield f"{sum(agreed.values())} of {len(outcomes)} in all as predicted"

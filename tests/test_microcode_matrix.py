@@ -14,7 +14,7 @@ from bench.inventory import load_inventory
 from bench.microcode.cases import CASES, HIL, SLOW, Case, case
 from bench.microcode.cross import bios_revisions, cross, left, machines, sample
 from bench.microcode.observe import Observed, Write
-from bench.microcode.order import NOT_HERE, run_matrix_order
+from bench.microcode.order import NO_LATE_LOADING, NOT_HERE, run_matrix_order
 from bench.microcode.run import Result, Subject, initrd_of, machine_of, offer_of
 from bench.microcode.saved import done_cells, save, seconds_a_boot, transitions_of
 from bench.records import Verdict
@@ -178,3 +178,27 @@ def test_without_intels_files_what_needs_them_is_skipped_with_its_reason(
     assert [(s.scenario, s.reason) for s in came.scenarios] == [
         ("microcode/newest", NOT_HERE), ("microcode/refused", NOT_HERE),
     ]  # fmt: skip
+
+
+def test_a_kernel_without_late_loading_shows_so_once_and_the_other_late_cases_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("newest", "late-newest", "late-same", "kexec-keeps", "kexec-keeps-late", "hotplug-keeps", "hotplug-loads")
+    kernel = KernelImage("linux-6.1-trace", Path("none"), "6.1.192", 1, "ab", True)
+    order = MatrixOrder(load_inventory(ROOT)["coffeelake"], kernel, names, made_up=True, root=ROOT)
+    monkeypatch.setattr(KernelImage, "details", {})
+    monkeypatch.setattr(
+        "bench.microcode.order.run_case",
+        lambda _, this, *__, **___: replace(result("newest", tmp_path), case=this.name),
+    )
+
+    def skipped(*, late: bool) -> dict[str, str]:
+        monkeypatch.setattr("bench.microcode.order.subject_of", lambda *_: replace(SUBJECT, late=late))
+        came = run_matrix_order(order, results=tmp_path / str(late))
+        assert {each.scenario for each in came.scenarios} == {f"microcode/{name}" for name in names}
+        assert came.verdict is Verdict.PASS
+        return {s.scenario: s.reason for s in came.scenarios if s.verdict is Verdict.SKIP}
+
+    left_out = skipped(late=False)
+    assert set(left_out) == {"microcode/late-same", "microcode/kexec-keeps-late", "microcode/hotplug-keeps"}
+    assert set(left_out.values()) == {NO_LATE_LOADING} and skipped(late=True) == {}

@@ -63,6 +63,7 @@ def cross(
     for machine in machines(package):
         newest = intels_newest(machine, package)
         seen: set[tuple[str, object]] = set()
+        here: list[Cell] = []
         for bios in bios_revisions(newest.revision):
             ground = Ground(machine.signature, machine.platform_id, newest.data, processors, bios)
             fresh = []
@@ -72,7 +73,9 @@ def cross(
                 if key not in seen:
                     seen.add(key)
                     fresh.append(case)
-            cells += [Cell(case, machine, ground, subject, times) for subject in subjects for case in fresh]
+            here += [Cell(case, machine, ground, subject, times) for subject in subjects for case in fresh]
+        # A kernel's together: cells of equal inputs share a boot.
+        cells += [cell for subject in subjects for cell in here if cell.subject is subject]
     return cells
 
 

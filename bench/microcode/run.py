@@ -1,14 +1,12 @@
-"""One case, one machine, one kernel: predict, boot, observe, compare. And many of them, side by side."""
+"""One case, one machine, one kernel: predict, boot, observe, compare."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import LabError, UsageError
@@ -85,6 +83,8 @@ class Result:
     why: str = ""
     flags: int = 0
     """Platform flags of its processors."""
+    shared_with: str = ""
+    """Machine and case whose boot it was, if this cell, of equal inputs, had none of its own."""
 
 
 def subject_of(root: Path, image: KernelImage) -> Subject:
@@ -156,6 +156,35 @@ def offer_of(trial: Trial, initrd: bytes, command_line: str) -> LoadOffer:
     return LoadOffer(initrd, len(initrd), 0, command_line, trial.hypervisor, processors)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A case ready to be booted, with its prediction."""
+
+    trial: Trial
+    machine: Machine
+    command_line: str
+    initrd: bytes
+    second: bytes
+    """The initrd of the second start; empty: there is none."""
+    story: Story
+
+
+def prepare(
+    root: Path, case: Case, wanted: str | Machine, ground: Ground, subject: Subject, *, words: str = "nokaslr"
+) -> Prepared:
+    """What a case boots on this ground, and what has to come of it. Raises UsageError."""
+    trial = case.make(ground)
+    # A kernel that kexec starts lies where its symbols say: where the first one lies is looked for once.
+    command_line = command_line_of(trial, subject, "nokaslr" if trial.then is Restart.KEXEC else words)
+    initrd = initrd_of(trial, subject, command_line)
+    second = second_initrd_of(trial, subject) if trial.then else b""
+    story = predict_story(
+        subject.loader, trial, offer_of(trial, initrd, command_line),
+        offer_of(trial, second, command_line) if second else None, late_built_in=subject.late,
+    )  # fmt: skip
+    return Prepared(trial, machine_of(root, wanted, trial), command_line, initrd, second, story)
+
+
 def run_case(
     root: Path,
     case: Case,
@@ -173,46 +202,56 @@ def run_case(
     """One case into `folder`; `name`: what the machine is called in the result. A second boot of it, after the power
     was off, goes into a folder of its own beside that. Trouble of the lab's own becomes a MISS; UsageError is raised.
     """
-    trial = case.make(ground)
-    machine = machine_of(root, wanted, trial)
-    # A kernel that kexec starts lies where its symbols say: where the first one lies is looked for once.
-    command_line = command_line_of(trial, subject, "nokaslr" if trial.then is Restart.KEXEC else words)
-    initrd = initrd_of(trial, subject, command_line)
-    second = second_initrd_of(trial, subject) if trial.then else b""
-    story = predict_story(
-        subject.loader, trial, offer_of(trial, initrd, command_line),
-        offer_of(trial, second, command_line) if second else None, late_built_in=subject.late,
-    )  # fmt: skip
-    meta = {
-        "image": subject.name, "nonce": "0", "virtual": True, "case": case.name, "command_line": command_line,
-        "prediction": _as_json(story),
-    }  # fmt: skip
     began = time.monotonic()
-
-    def result(verdict: Verdict, seen: Observed | None, found: Sequence[Difference], why: str = "") -> Result:
-        seconds = round(time.monotonic() - began, 2)
-        return Result(
-            case.name, subject.name, subject.sha256, name or machine.name, machine.model, machine.signature, verdict,
-            story.early, seen, tuple(found), seconds, str(folder), why, trial.rules.platform_flags,
-        )  # fmt: skip
-
-    cores = Cores(trial.rules, trial.processors)
-    outcome = Verdict.PASS, ""
-    seen: Observed | None = None
-    found: list[Difference] = []
+    ready = prepare(root, case, wanted, ground, subject, words=words)
+    meta = {
+        "image": subject.name, "nonce": "0", "virtual": True, "case": case.name, "command_line": ready.command_line,
+        "prediction": _as_json(ready.story),
+    }  # fmt: skip
+    cores = Cores(ready.trial.rules, ready.trial.processors)
+    result = _empty(case, ready, subject, folder, name)
     try:
-        for part, there in ((initrd, folder), (second, folder.with_name(f"{folder.name}{AGAIN}"))):
-            if there != folder and (trial.then is not Restart.POWER_CYCLE or outcome[0] is not Verdict.PASS):
+        for part, there in ((ready.initrd, folder), (ready.second, folder.with_name(f"{folder.name}{AGAIN}"))):
+            if there != folder and (ready.trial.then is not Restart.POWER_CYCLE or result.verdict is not Verdict.PASS):
                 break
-            load = Load(subject.kernel, part, command_line, msr_sites=subject.sites, cores=cores)
-            boot(machine, load, there, meta=meta, limits=limits, cancel=cancel, progress=progress)
-            (capture,) = read_captures(there)
-            seen, found, damage = hold_boot(story, capture, there)
-            outcome = verdict_of(seen, found, damage)
+            load = Load(subject.kernel, part, ready.command_line, msr_sites=subject.sites, cores=cores)
+            boot(ready.machine, load, there, meta=meta, limits=limits, cancel=cancel, progress=progress)
+            result = _held(result, ready.story, there)
     except LabError as error:
-        return result(Verdict.MISS, None, (), f"{error.component}: {error}")
-    verdict, why = outcome
-    return result(verdict, seen, found, why)
+        result = replace(result, verdict=Verdict.MISS, observed=None, differences=(), why=f"{error.component}: {error}")
+    return replace(result, seconds=round(time.monotonic() - began, 2))
+
+
+def share_boot(cell: Cell, root: Path, boot_: Result, *, words: str = "nokaslr") -> Result:
+    """What comes of a cell whose inputs are those of a boot that was made: its own prediction, held against that."""
+    ready = prepare(root, cell.case, cell.machine, cell.ground, cell.subject, words=words)
+    folder = Path(boot_.folder)
+    result = replace(
+        _empty(cell.case, ready, cell.subject, folder, cell.name), shared_with=f"{boot_.machine} {boot_.case}"
+    )
+    if boot_.observed is None:
+        return replace(result, verdict=Verdict.MISS, why=boot_.why)
+    again = folder.with_name(f"{folder.name}{AGAIN}")
+    for there in (folder, again):
+        if there == folder or (again.is_dir() and result.verdict is Verdict.PASS):
+            result = _held(result, ready.story, there)
+    return result
+
+
+def _empty(case: Case, ready: Prepared, subject: Subject, folder: Path, name: str) -> Result:
+    machine = ready.machine
+    return Result(
+        case.name, subject.name, subject.sha256, name or machine.name, machine.model, machine.signature, Verdict.PASS,
+        ready.story.early, None, (), 0.0, str(folder), "", ready.trial.rules.platform_flags,
+    )  # fmt: skip
+
+
+def _held(result: Result, story: Story, folder: Path) -> Result:
+    """The result with what one boot's folder has, held against the prediction."""
+    (capture,) = read_captures(folder)
+    seen, found, damage = hold_boot(story, capture, folder)
+    verdict, why = verdict_of(seen, found, damage)
+    return replace(result, verdict=verdict, observed=seen, differences=tuple(found), why=why)
 
 
 def _as_json(story: Story) -> object:
@@ -242,39 +281,3 @@ class Cell:
     def key(self) -> tuple[str, str, str]:
         """What tells it from others in the store: the kernel's hash, its name, and the case's."""
         return self.subject.sha256, self.name, self.case.name
-
-
-def run_matrix(
-    root: Path,
-    cells: Sequence[Cell],
-    results: Path,
-    *,
-    jobs: int,
-    words: str = "nokaslr",
-    told: Callable[[Result], None] = lambda _: None,
-) -> Iterator[Result]:
-    """Every boot of every cell, as they end. `told` is called from this thread. Ctrl-C ends the boots that run."""
-    started = datetime.now(UTC)
-    base = results / "captures" / f"{started:%Y-%m-%d}" / f"{started:%H%M%S}-microcode"
-    cancel = threading.Event()
-    orders = [(cell, number) for cell in cells for number in range(cell.times)]
-    with ThreadPoolExecutor(jobs, thread_name_prefix="microcode case") as pool:
-        futures = []
-        for at, (cell, number) in enumerate(orders):
-            kernel = cell.subject.name.replace("/", "_")
-            folder = base / f"{kernel}-{cell.name}" / f"{at + 1:05d}-{cell.case.name}-{number + 1}"
-            futures.append(
-                pool.submit(
-                    run_case, root, cell.case, cell.machine, cell.ground, cell.subject, folder,
-                    words=words, cancel=cancel, name=cell.name,
-                )
-            )  # fmt: skip
-        try:
-            for future in as_completed(futures):
-                outcome = future.result()
-                told(outcome)
-                yield outcome
-        except BaseException:
-            cancel.set()
-            pool.shutdown(cancel_futures=True)
-            raise

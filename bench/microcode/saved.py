@@ -14,6 +14,7 @@ from bench.store import MicrocodeRow, RunRecord, Store, is_there, place_of
 from bench.store import Transition as Outcome
 from bench.updates import Transition
 
+_SHARED = "shared with "
 _ENDS = {str(End.RESET): Outcome.REBOOT_LOOP, str(End.HANG): Outcome.SILENT_HANG}
 
 
@@ -59,13 +60,20 @@ def scenarios_of(group: Sequence[Result]) -> tuple[ScenarioResult, ...]:
     for name in dict.fromkeys(outcome.case for outcome in group):
         boots = [outcome for outcome in group if outcome.case == name]
         agreed = sum(outcome.verdict is Verdict.PASS for outcome in boots)
+        reason = next((_reason(o) for o in boots if o.verdict is not Verdict.PASS), _shared(boots))
         scenarios.append(
             ScenarioResult(
                 scenario=f"{MATRIX}{name}", verdict=worst([o.verdict for o in boots]), windows=len(boots),
-                predicted=agreed, reason=next((_reason(o) for o in boots if o.verdict is not Verdict.PASS), ""),
+                predicted=agreed, reason=reason,
             )
         )  # fmt: skip
     return tuple(scenarios)
+
+
+def _shared(boots: Sequence[Result]) -> str:
+    """Whose boots these were, if they were not the case's own."""
+    whose = dict.fromkeys(outcome.shared_with for outcome in boots if outcome.shared_with)
+    return f"{_SHARED}{', '.join(whose)}: all inputs are equal" if whose else ""
 
 
 def _reason(outcome: Result) -> str:
@@ -76,8 +84,15 @@ def _reason(outcome: Result) -> str:
 
 
 def transitions_of(group: Sequence[Result]) -> tuple[Transition, ...]:
-    """What came of each update that a processor was predicted to be given, by what the processors themselves saw."""
-    return tuple(each for boot, outcome in enumerate(group, start=1) for each in _transitions(outcome, boot))
+    """What came of each update that a processor was predicted to be given, by what the processors themselves saw.
+
+    What was seen once counts once: a cell that shared another's boot has none."""
+    return tuple(
+        each
+        for boot, outcome in enumerate(group, start=1)
+        if not outcome.shared_with
+        for each in _transitions(outcome, boot)
+    )
 
 
 def _transitions(outcome: Result, boot: int) -> Iterator[Transition]:
@@ -108,12 +123,16 @@ def done_cells(results: Path) -> set[tuple[str, str, str]]:
 
 
 def seconds_a_boot(results: Path, *, guess: float) -> float:
-    """The mean of the latest matrix's boots; `guess` if there is none."""
+    """The mean of the latest matrix's boots; `guess` if there is none. Cells that shared one are none."""
     if not is_there(results):
         return guess
     with Store(place_of(results)) as store:
         for run in store.runs(limit=500):
-            boots = sum(each.windows for each in run.record.scenarios if each.scenario.startswith(MATRIX))
+            boots = sum(
+                each.windows
+                for each in run.record.scenarios
+                if each.scenario.startswith(MATRIX) and not each.reason.startswith(_SHARED)
+            )
             if boots:
                 return run.record.seconds / boots
     return guess

@@ -14,7 +14,8 @@ from bench.images.kernel import build_kernel
 from bench.inventory import find_root, load_inventory
 from bench.microcode.cases import CASES, SLOW
 from bench.microcode.late_cases import LATE_CASES
-from bench.microcode.run import Cell, ground_of, run_matrix, subject_of
+from bench.microcode.many import run_matrix
+from bench.microcode.run import Cell, ground_of, subject_of
 from bench.records import Verdict
 
 pytestmark = [pytest.mark.kernels, pytest.mark.lab, pytest.mark.timeout(1800)]

@@ -16,7 +16,8 @@ from bench.lab.boot import Limits, Load, boot
 from bench.lab.virtual_cpu import RECORD
 from bench.microcode.cases import CASES, case
 from bench.microcode.late_cases import LATE_CASES, LATE_SLOW
-from bench.microcode.run import Cell, Result, Subject, ground_of, run_case, run_matrix, subject_of
+from bench.microcode.many import run_matrix
+from bench.microcode.run import Cell, Result, Subject, ground_of, run_case, subject_of
 from bench.microcode.trial import Ground
 from bench.parse.capture_file import read_captures
 from bench.records import LabEventKind, Verdict
