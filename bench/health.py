@@ -241,7 +241,7 @@ def _known_good(
     capture.event(LabEventKind.POWER_ON, power.on())
     allowed_s = metal.post_s(machine)
     if fall_through.goes_by_network(machine) and machine.wiring.netboot is not Netboot.BOOTNEXT:
-        allowed_s += fall_through.LONGEST_S
+        allowed_s = metal.system_s(machine) + fall_through.LONGEST_S
     if power.readable:
         state = power.state()
         check("power read back", state is PowerState.ON, f"says {state} after on")

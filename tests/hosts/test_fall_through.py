@@ -20,7 +20,7 @@ from bench.store import Store
 from tests.hosts.flashing import MACHINES, ROOT
 
 LOADERS = {"bios": PxeLoader.IPXE, "uefi": PxeLoader.UKI}
-pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @contextmanager

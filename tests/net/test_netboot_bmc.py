@@ -12,6 +12,7 @@ import pytest
 
 from bench.hardware import Netboot, PxeLoader, RedfishSwitch, Secret, SshAccess
 from bench.health import FALL_THROUGH, Check, Examination, Health, examine
+from bench.lab import metal
 from bench.lab.net import fall_through
 from bench.lab.net.loader import NetLoader
 from bench.lab.net.segment import Segment, segment
@@ -140,6 +141,7 @@ def test_health_finds_a_machine_that_does_not_go_on_to_its_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fall_through, "LONGEST_S", 0)
+    monkeypatch.setattr(metal, "SYSTEM_S", 0)
     with segment(ADDRESSES) as wire, box(tmp_path / "box", wire, 0, PxeLoader.IPXE, own_disk=False) as one:
         nobody = SshAccess("127.0.0.1", "root", KEY, servers.free_port())
         found, check = examined(replace(one.entry, wiring=replace(one.entry.wiring, ssh=nobody)), wire, tmp_path)
