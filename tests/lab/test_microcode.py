@@ -17,7 +17,7 @@ from bench.lab.virtual_cpu import RECORD
 from bench.microcode.cases import CASES, case
 from bench.microcode.late_cases import LATE_CASES, LATE_SLOW
 from bench.microcode.many import run_matrix
-from bench.microcode.run import Cell, Result, Subject, ground_of, run_case, subject_of
+from bench.microcode.run import LIMITS, Cell, Result, Subject, ground_of, run_case, subject_of
 from bench.microcode.trial import Ground
 from bench.parse.capture_file import read_captures
 from bench.records import LabEventKind, Verdict
@@ -70,6 +70,29 @@ def test_debians_kernel_updates_every_processor(debian: Subject, tmp_path: Path,
 def test_processors_that_share_refuse_or_reset_are_as_predicted(debian: Subject, tmp_path: Path, name: str) -> None:
     ground = ground_of(MACHINES["ivybridge"], None)
     run(name, debian, tmp_path, machine="ivybridge", ground=ground, words="nokaslr")
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["linux-6.1", "linux-7.3"])
+def test_a_boot_in_which_no_processor_can_go_on_is_not_waited_for(
+    linux: dict[str, Subject], tmp_path: Path, name: str
+) -> None:
+    ground = ground_of(MACHINES["skylake-server"], None)
+    run("first-hangs", linux[name], tmp_path, ground=ground, words="nokaslr")
+    (capture,) = read_captures(tmp_path / "first-hangs")
+    (silence,) = (event for event in capture.events if event.kind is LabEventKind.SILENCE)
+    assert silence.witness["limit"].startswith("processor 0 does not come back from its write, all others are halted")
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+def test_a_boot_in_which_another_processor_goes_on_is_waited_for(linux: dict[str, Subject], tmp_path: Path) -> None:
+    ground = ground_of(MACHINES["skylake-server"], None)
+    run("other-hangs", linux["linux-6.1"], tmp_path, ground=ground, words="nokaslr")
+    (capture,) = read_captures(tmp_path / "other-hangs")
+    (silence,) = (event for event in capture.events if event.kind is LabEventKind.SILENCE)
+    assert silence.witness["limit"] == f"{LIMITS.silence_s:g} s without a byte"
 
 
 @pytest.mark.lab
