@@ -88,6 +88,7 @@ def matrix(
     total = len(cells)
     if covering is not None:
         cells = cover(cells, covering)
+    drawable = len(cells)
     if draw is not None:
         seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         cells = sample(cells, draw, seed)
@@ -99,7 +100,7 @@ def matrix(
     words = "" if kaslr else "nokaslr"
     boots, counted = boots_of(root, cells, words=words)
     seconds = boots * seconds_a_boot(where, guess=CELL_S) / jobs
-    drawn = f", drawn from {total} with seed {seed}" if draw is not None else ""
+    drawn = f", drawn from {drawable} with seed {seed}" if draw is not None else ""
     drawn = f", chosen from {total} to cover {_COVERED[covering]}{drawn}" if covering else drawn
     done = f"; {kept - len(cells)} are done" if resume else ""
     about = next(
