@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -112,12 +113,15 @@ def matrix(
     if dry:
         return 0
     saver = _Saver(where, cells)
+    # A run that is ended from outside ends as by Ctrl-C: what is through is stored.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for outcome in run_matrix(root, cells, where, jobs=jobs, words=words):
             _say_result(outcome, json)
             saver.take(outcome)
     finally:
         saver.rest()
+        signal.signal(signal.SIGTERM, before)
     return _conclude(saver.all, json)
 
 

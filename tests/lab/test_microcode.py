@@ -5,6 +5,9 @@ The tests marked `lab` use made-up updates and Debian's own kernel; those marked
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from bench.microcode.cases import CASES, case
 from bench.microcode.late_cases import LATE_CASES, LATE_SLOW
 from bench.microcode.many import run_matrix
 from bench.microcode.run import LIMITS, Cell, Result, Subject, ground_of, run_case, subject_of
+from bench.microcode.saved import done_cells
 from bench.microcode.trial import Ground
 from bench.parse.capture_file import read_captures
 from bench.records import LabEventKind, Verdict
@@ -93,6 +97,29 @@ def test_a_boot_in_which_another_processor_goes_on_is_waited_for(linux: dict[str
     (capture,) = read_captures(tmp_path / "other-hangs")
     (silence,) = (event for event in capture.events if event.kind is LabEventKind.SILENCE)
     assert silence.witness["limit"] == f"{LIMITS.silence_s:g} s without a byte"
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+def test_a_run_that_is_ended_goes_on_where_it_was_and_boots_nothing_twice(
+    linux: dict[str, Subject], tmp_path: Path
+) -> None:
+    names = ["newest", "already-newest", "older-in-file", "wrong-flags"]
+    chosen = [part for name in names for part in ("--case", name)]
+    command = [
+        *(sys.executable, "-m", "bench", "microcode", "matrix", "--made-up", "--kernel", linux["linux-6.1"].name),
+        *("--jobs", "1", "--json", "--results", str(tmp_path), *chosen),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run_:
+        assert run_.stdout is not None
+        first = json.loads(run_.stdout.readline())["case"]
+        run_.terminate()
+        came = [json.loads(line) for line in run_.stdout]
+    done = {first} | {row["case"] for row in came if row["verdict"] == "PASS"}
+    assert {case_ for _, _, case_ in done_cells(tmp_path)} == done < set(names)
+    rest = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {json.loads(line)["case"] for line in rest.stdout.splitlines()} == set(names) - done
+    assert f"4 cells; {len(done)} are done" in rest.stderr
 
 
 @pytest.mark.lab
