@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -88,6 +89,7 @@ def matrix(
     total = len(cells)
     if covering is not None:
         cells = cover(cells, covering)
+    drawable = len(cells)
     if draw is not None:
         seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         cells = sample(cells, draw, seed)
@@ -99,7 +101,7 @@ def matrix(
     words = "" if kaslr else "nokaslr"
     boots, counted = boots_of(root, cells, words=words)
     seconds = boots * seconds_a_boot(where, guess=CELL_S) / jobs
-    drawn = f", drawn from {total} with seed {seed}" if draw is not None else ""
+    drawn = f", drawn from {drawable} with seed {seed}" if draw is not None else ""
     drawn = f", chosen from {total} to cover {_COVERED[covering]}{drawn}" if covering else drawn
     done = f"; {kept - len(cells)} are done" if resume else ""
     about = next(
@@ -111,12 +113,15 @@ def matrix(
     if dry:
         return 0
     saver = _Saver(where, cells)
+    # A run that is ended from outside ends as by Ctrl-C: what is through is stored.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for outcome in run_matrix(root, cells, where, jobs=jobs, words=words):
             _say_result(outcome, json)
             saver.take(outcome)
     finally:
         saver.rest()
+        signal.signal(signal.SIGTERM, before)
     return _conclude(saver.all, json)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.inventory import load_inventory
+from bench.lab.boot import Limits
 from bench.microcode import many
 from bench.microcode.again import judge_again
 from bench.microcode.cases import CASES, case
@@ -17,7 +18,7 @@ from bench.microcode.cover import cover, values_of
 from bench.microcode.cross import machine_of_signature
 from bench.microcode.many import boots_of, groups_of, run_matrix
 from bench.microcode.observe import Observed
-from bench.microcode.run import Cell, Result, Subject, prepare, share_boot
+from bench.microcode.run import LIMITS, PATIENT, Cell, Result, Subject, limits_of, prepare, share_boot
 from bench.microcode.saved import done_cells, save, scenarios_of, transitions_of
 from bench.microcode.trial import Case, Ground
 from bench.records import Verdict
@@ -160,6 +161,22 @@ def test_the_store_says_whose_boot_it_was_and_counts_what_was_seen_once(tmp_path
     assert transitions_of([own, shared]) == transitions_of([own])
     save(tmp_path, [own, shared])
     assert {name for _, _, name in done_cells(tmp_path)} == {"newest", "no-bios-update"}
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "limits"),
+    [
+        ("late-other-hangs", "6.1.192", PATIENT),  # panics, after ten million steps
+        ("late-other-hangs", "7.3.4", LIMITS),
+        ("other-hangs", "6.1.192", LIMITS),
+        ("other-hangs", "7.3.4", PATIENT),  # left behind after ten seconds
+        ("newest", "6.1.192", PATIENT),
+    ],
+)
+def test_only_a_silence_that_is_predicted_is_believed_soon(name: str, release: str, limits: Limits) -> None:
+    cell = skylake(name)
+    ready = prepare(ROOT, cell.case, cell.machine, cell.ground, replace(SUBJECT, release=release))
+    assert limits_of(ready.story) is limits
 
 
 # --- covering --------------------------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ class Sign(Enum):
     CANCELLED = auto()
     RESET = auto()
     LOST = auto()
+    STILL = auto()
     PORT_CLOSED = auto()
     BYTE = auto()
     FULL = auto()
@@ -114,6 +115,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_RUNNING, Sign.CANCELLED, State.OVER, LabEventKind.INTERRUPTED),
     Rule(_RUNNING, Sign.RESET, State.OVER, LabEventKind.RESET, look=True, flight=True),
     Rule(_RUNNING, Sign.LOST, State.OVER, LabEventKind.MACHINE_LOST, flight=True),
+    Rule(_RUNNING, Sign.STILL, State.OVER, LabEventKind.SILENCE, look=True, flight=True),
     Rule(_RUNNING, Sign.PORT_CLOSED, State.OVER, None),
     Rule(_RUNNING, Sign.FULL, State.OVER, LabEventKind.DEADLINE, look=True),
     Rule(_RUNNING, Sign.LATE, State.OVER, LabEventKind.DEADLINE, look=True),
@@ -303,6 +305,7 @@ class _Boot:
             Sign.CANCELLED: _if(self._cancel.is_set(), why="asked to stop"),
             Sign.RESET: incident.witness if incident and incident.kind is IncidentKind.RESET else None,
             Sign.LOST: incident.witness if incident and incident.kind is IncidentKind.LOST else None,
+            Sign.STILL: incident.witness if incident and incident.kind is IncidentKind.STILL else None,
             Sign.PORT_CLOSED: _if(port_closed),
             Sign.FULL: _if(self._capture.full, limit=f"{limits.max_bytes} bytes of serial output") or self._log_full(),
             Sign.LATE: _if(since_on_s > total_s, limit=f"{total_s:g} s in all"),

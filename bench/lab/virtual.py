@@ -17,7 +17,7 @@ from urllib.parse import quote
 from bench.errors import LabError, UsageError
 from bench.lab.load import Load
 from bench.lab.power import Incident, IncidentKind
-from bench.lab.power.qemu import QemuPower
+from bench.lab.power.qemu import HALTED_FOR_GOOD, QemuPower
 from bench.lab.scratch import scratch
 from bench.lab.virtual_cpu import VirtualProcessors
 from bench.records import Machine, VirtualSpec
@@ -86,6 +86,7 @@ def rig(machine: Machine, load: Load, folder: Path, *, witness: bool) -> Iterato
             power = QemuPower(
                 command, folder, before_run=lambda: _attach(processors, stub), suspended=processors.suspended
             )
+            processors.hangs = lambda which: _note_still(power, which)
             processors.give_up = lambda why: power.note(Incident(IncidentKind.LOST, {"virtual processors": why}))
         try:
             if load.offer is not None:
@@ -109,6 +110,15 @@ def _processors(machine: Machine, load: Load, folder: Path) -> VirtualProcessors
     cores.restart(Restart.POWER_CYCLE)
     slide = None if load.may_lie_elsewhere else 0
     return VirtualProcessors(cores, load.msr_sites, ram_end(machine.memory_bytes), folder, slide=slide)
+
+
+def _note_still(power: QemuPower, hung: frozenset[int]) -> None:
+    """A processor does not come back, and the machine is stopped: if no other can go on either, the boot is over."""
+    others = power.processors().items()
+    if others and all(state == HALTED_FOR_GOOD for number, state in others if number not in hung):
+        those = ", ".join(map(str, sorted(hung)))
+        limit = f"processor {those} does not come back from its write, all others are {HALTED_FOR_GOOD}"
+        power.note(Incident(IncidentKind.STILL, {"limit": limit}))
 
 
 def _attach(processors: VirtualProcessors, stub: Path) -> None:

@@ -77,6 +77,8 @@ class VirtualProcessors:
     """Why it could not go on playing."""
     give_up: Callable[[str], None] = lambda _: None
     """Called with the reason, from another thread, when there is trouble: the machine stands still for good."""
+    hangs: Callable[[frozenset[int]], None] = lambda _: None
+    """Called with all processors that do not come back, when there is one more; the machine is stopped meanwhile."""
     slide: int | None = None
     """By how much the kernel was moved; None: not known yet."""
 
@@ -214,6 +216,7 @@ class VirtualProcessors:
         self._note(Written(seconds, processor, address, revision, before, after, why_not))
         if act is Act.HANG:
             self._hung.add(processor + 1)
+            self.hangs(frozenset(thread - 1 for thread in self._hung))
         elif act is Act.RESET:
             here = remote.registers()["rip"]
             remote.clear_breakpoint(here)

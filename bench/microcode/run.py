@@ -24,16 +24,21 @@ from bench.microcode.story import Story, files_of, kexec_files, look, predict_st
 from bench.microcode.trial import Case, Ground, Trial
 from bench.parse.capture_file import read_captures
 from bench.records import Machine, MsrSite, Verdict
-from bench.sim.ucode_load import EarlyLoad, LoadOffer
+from bench.sim.ucode_load import EarlyLoad, End, LoadOffer
 from bench.sim.ucode_loaders import Loader, loader_of
 from bench.wire import encode
 from bench.x86.microcode_processor import Cores, Restart
 
 # A kernel that looks whether the timer ticks gives up on an emulated one that a loaded computer holds up.
-COMMAND_LINE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 no_timer_check"
+# So it is told too how long its delay loop takes: measuring that costs a tenth of a boot, and comes out too short on a
+# loaded computer, so that processors are given up too early.
+COMMAND_LINE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 no_timer_check lpj=1000000"
 MEMORY_BYTES = 256 << 20
 # A processor that does not come up is waited for 10 s (6.5 and newer): longer than that has to pass in silence.
 LIMITS = Limits(first_byte_s=25, silence_s=25, total_s=180)
+# For what is predicted to say more: 6.1 counts a second in ten million steps before it panics, for which an emulated
+# processor of a loaded computer takes half a minute and longer. It costs nothing where the prediction is right.
+PATIENT = Limits(first_byte_s=120, silence_s=240, total_s=600)
 _LOG = f"log {' '.join(LOG_WORDS)}"
 _RELOAD_SYMBOL = "dev_attr_reload"
 # Everything twice: a serial line may lose a byte, and nothing in these lines would tell.
@@ -194,14 +199,14 @@ def run_case(
     folder: Path,
     *,
     words: str = "nokaslr",
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
     cancel: threading.Event | None = None,
     name: str = "",
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """One case into `folder`; `name`: what the machine is called in the result. A second boot of it, after the power
-    was off, goes into a folder of its own beside that. Trouble of the lab's own becomes a MISS; UsageError is raised.
-    """
+    """One case into `folder`; `name`: what the machine is called in the result, `limits`: in place of `limits_of`. A
+    second boot of it, after the power was off, goes into a folder of its own beside that. Trouble of the lab's own
+    becomes a MISS; UsageError is raised."""
     began = time.monotonic()
     ready = prepare(root, case, wanted, ground, subject, words=words)
     meta = {
@@ -215,11 +220,24 @@ def run_case(
             if there != folder and (ready.trial.then is not Restart.POWER_CYCLE or result.verdict is not Verdict.PASS):
                 break
             load = Load(subject.kernel, part, ready.command_line, msr_sites=subject.sites, cores=cores)
-            boot(ready.machine, load, there, meta=meta, limits=limits, cancel=cancel, progress=progress)
+            boot(
+                ready.machine,
+                load,
+                there,
+                meta=meta,
+                limits=limits or limits_of(ready.story),
+                cancel=cancel,
+                progress=progress,
+            )
             result = _held(result, ready.story, there)
     except LabError as error:
         result = replace(result, verdict=Verdict.MISS, observed=None, differences=(), why=f"{error.component}: {error}")
     return replace(result, seconds=round(time.monotonic() - began, 2))
+
+
+def limits_of(story: Story) -> Limits:
+    """How long its boots are waited for: only a silence that is predicted is believed soon."""
+    return LIMITS if story.end in (End.HANG, End.RETRY) else PATIENT
 
 
 def share_boot(cell: Cell, root: Path, boot_: Result, *, words: str = "nokaslr") -> Result:

@@ -5,6 +5,9 @@ The tests marked `lab` use made-up updates and Debian's own kernel; those marked
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +20,8 @@ from bench.lab.virtual_cpu import RECORD
 from bench.microcode.cases import CASES, case
 from bench.microcode.late_cases import LATE_CASES, LATE_SLOW
 from bench.microcode.many import run_matrix
-from bench.microcode.run import Cell, Result, Subject, ground_of, run_case, subject_of
+from bench.microcode.run import LIMITS, Cell, Result, Subject, ground_of, run_case, subject_of
+from bench.microcode.saved import done_cells
 from bench.microcode.trial import Ground
 from bench.parse.capture_file import read_captures
 from bench.records import LabEventKind, Verdict
@@ -70,6 +74,52 @@ def test_debians_kernel_updates_every_processor(debian: Subject, tmp_path: Path,
 def test_processors_that_share_refuse_or_reset_are_as_predicted(debian: Subject, tmp_path: Path, name: str) -> None:
     ground = ground_of(MACHINES["ivybridge"], None)
     run(name, debian, tmp_path, machine="ivybridge", ground=ground, words="nokaslr")
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["linux-6.1", "linux-7.3"])
+def test_a_boot_in_which_no_processor_can_go_on_is_not_waited_for(
+    linux: dict[str, Subject], tmp_path: Path, name: str
+) -> None:
+    ground = ground_of(MACHINES["skylake-server"], None)
+    run("first-hangs", linux[name], tmp_path, ground=ground, words="nokaslr")
+    (capture,) = read_captures(tmp_path / "first-hangs")
+    (silence,) = (event for event in capture.events if event.kind is LabEventKind.SILENCE)
+    assert silence.witness["limit"].startswith("processor 0 does not come back from its write, all others are halted")
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+def test_a_boot_in_which_another_processor_goes_on_is_waited_for(linux: dict[str, Subject], tmp_path: Path) -> None:
+    ground = ground_of(MACHINES["skylake-server"], None)
+    run("other-hangs", linux["linux-6.1"], tmp_path, ground=ground, words="nokaslr")
+    (capture,) = read_captures(tmp_path / "other-hangs")
+    (silence,) = (event for event in capture.events if event.kind is LabEventKind.SILENCE)
+    assert silence.witness["limit"] == f"{LIMITS.silence_s:g} s without a byte"
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(300)
+def test_a_run_that_is_ended_goes_on_where_it_was_and_boots_nothing_twice(
+    linux: dict[str, Subject], tmp_path: Path
+) -> None:
+    names = ["newest", "already-newest", "older-in-file", "wrong-flags"]
+    chosen = [part for name in names for part in ("--case", name)]
+    command = [
+        *(sys.executable, "-m", "bench", "microcode", "matrix", "--made-up", "--kernel", linux["linux-6.1"].name),
+        *("--jobs", "1", "--json", "--results", str(tmp_path), *chosen),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run_:
+        assert run_.stdout is not None
+        first = json.loads(run_.stdout.readline())["case"]
+        run_.terminate()
+        came = [json.loads(line) for line in run_.stdout]
+    done = {first} | {row["case"] for row in came if row["verdict"] == "PASS"}
+    assert {case_ for _, _, case_ in done_cells(tmp_path)} == done < set(names)
+    rest = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {json.loads(line)["case"] for line in rest.stdout.splitlines()} == set(names) - done
+    assert f"4 cells; {len(done)} are done" in rest.stderr
 
 
 @pytest.mark.lab

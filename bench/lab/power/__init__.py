@@ -29,6 +29,8 @@ class IncidentKind(StrEnum):
     """It reset itself: a triple fault, the keyboard controller, port 0xcf9."""
     LOST = "lost"
     """It is gone, or switched itself off, although nobody asked for that."""
+    STILL = "still"
+    """None of its processors can ever go on: nothing more will come."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ QUIT_S = 5.0
 # The registers of a machine that runs are read so often, with this much time between: one look cannot tell a loop.
 LOOKS = 3
 BETWEEN_LOOKS_S = 0.05
+# A processor that only another one can wake: it waits to be started, or has been stopped.
+HALTED_FOR_GOOD = "halted, interrupts off"
 STOP_OPTIONS = ("-S", "-action", "reboot=shutdown,shutdown=pause")
 
 
@@ -247,6 +249,15 @@ class QemuPower(Power):
             return {"QEMU": f"does not answer: {type(error).__name__}", **over_time(looks)}
         return {"QEMU": str(status["status"]), **over_time(looks)}
 
+    def processors(self) -> Mapping[int, str]:
+        """What each processor does, in the words of `registers`; empty if QEMU does not answer."""
+        try:
+            shown = str(self._ask("human-monitor-command", {"command-line": "info registers -a"}))
+        except (QMPError, OSError, EOFError, TimeoutError):
+            return {}
+        parts = _PROCESSOR.split(shown)
+        return {int(n): registers(text).get("processor", "") for n, text in zip(parts[1::2], parts[2::2], strict=True)}
+
     def _ask(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         assert self._monitor is not None
         return loop.call(self._monitor.execute(command, dict(arguments) if arguments else None), timeout_s=COMMAND_S)
@@ -261,6 +272,7 @@ class QemuPower(Power):
 
 
 _REGISTER = re.compile(r"\b(RIP|RSP|RFL|EIP|ESP|EFL|CR[0234]|EFER|HLT)=([0-9a-fA-F]+)")
+_PROCESSOR = re.compile(r"^CPU#(\d+)", re.MULTILINE)
 _CODE_SEGMENT = re.compile(r"^CS =([0-9a-fA-F]{4})", re.MULTILINE)
 _NAMES = {"EIP": "rip", "ESP": "rsp", "EFL": "rflags", "RFL": "rflags"}
 _INTERRUPT_FLAG = 1 << 9
@@ -276,7 +288,7 @@ def registers(shown: str) -> dict[str, str]:
     if not found:
         return {}
     halted, interrupts = found.pop("hlt", 0), found.get("rflags", 0) & _INTERRUPT_FLAG
-    words = "running" if not halted else "halted, interrupts on" if interrupts else "halted, interrupts off"
+    words = "running" if not halted else "halted, interrupts on" if interrupts else HALTED_FOR_GOOD
     witness = {"processor": words, **{name: f"0x{value:016x}" for name, value in found.items()}}
     if segment := _CODE_SEGMENT.search(shown):
         witness["cs"] = f"0x{int(segment[1], 16):04x}"
