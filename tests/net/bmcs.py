@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,6 +54,18 @@ def ipmi_sim(folder: Path, board: Path) -> Iterator[IpmiSwitch]:
     command = [servers.program("ipmi_sim"), "-n", "-c", str(folder / "lan.conf"), "-f", str(folder / "bmc.emu")]
     with servers.server([*command, "-s", str(state)], folder / "log"):
         servers.wait_for(lambda: servers.udp_bound(bmc.port), "ipmi_sim listens")
+        yield IpmiSwitch("127.0.0.1", bmc.user, Secret(env=PASSWORD_ENV), bmc.port)
+
+
+@contextmanager
+def ipmi_for_ever(folder: Path, *, keeps: bool) -> Iterator[IpmiSwitch]:
+    """A BMC that takes an order for the next boot for every boot; `keeps`: and does not let go of it."""
+    folder.mkdir(parents=True)
+    bmc = servers.Bmc(servers.free_udp_port())
+    emulator = str(Path(__file__).with_name("ipmi_emulator.py"))
+    words = [str(bmc.port), bmc.user, bmc.password, str(orders(folder)), "yes" if keeps else "no"]
+    with servers.server([sys.executable, emulator, *words], folder / "log"):
+        servers.wait_for(lambda: servers.udp_bound(bmc.port), "the IPMI emulator listens")
         yield IpmiSwitch("127.0.0.1", bmc.user, Secret(env=PASSWORD_ENV), bmc.port)
 
 

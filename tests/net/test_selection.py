@@ -73,6 +73,26 @@ def test_an_ipmi_bmc_that_takes_the_order_and_forgets_it_is_not_believed(
     assert orders(tmp_path / "bmc"), "the order had come"
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_an_ipmi_bmc_that_would_boot_the_network_for_ever_is_refused_and_told_otherwise(
+    keeps: bool, tmp_path: Path
+) -> None:
+    """One that reads back "for all future boots", which it was not told."""
+    with bmcs.ipmi_for_ever(tmp_path / "bmc", keeps=keeps) as switch:
+        box = entry(switch, Netboot.IPMI)
+        with pytest.raises(PowerError, match="reads back always: boot flags 0xc0, device 0x1; ") as caught:
+            select(box)
+        assert caught.value.failure is Failure.LIES
+        assert bmcs.orders(tmp_path / "bmc").read_text().splitlines() == ["0x80 0x04", "0x00 0x00"]
+        if keeps:
+            assert "AND STAYS SO, it cannot be taken back: boot flags 0xc0, device 0x1" in caught.value.witness
+            with pytest.raises(PowerError, match="took the order \\(default next\\), and reads back always"):
+                deselect(box)
+        else:
+            assert caught.value.witness.endswith("was taken back: boot flags 0x00, device 0x0")
+            assert deselect(box)["next boot"].startswith("default, read back from ")
+
+
 def test_redfish_selects_the_network_once_and_takes_it_back(tmp_path: Path, machine: servers.Machine) -> None:
     with servers.redfish_bmc(tmp_path / "bmc", machine, once=tmp_path / bmcs.ONCE) as bmc:
         box = entry(RedfishSwitch(bmc.url, bmc.user, Secret(env=bmcs.PASSWORD_ENV)), Netboot.REDFISH)

@@ -43,26 +43,54 @@ def ipmi(request: Request) -> Answer:
         failure = "busy" if code in (0xC0, 0xC3) else "unreachable" if "timeout" in answer["error"] else "refuses"
         return {"failure": failure, "said": str(answer["error"])}
     if request["do"] in BOOT_NEXT:
-        # 28.13: after version and parameter come the parameter's own bytes. The flag "valid" is not insisted on:
-        # OpenIPMI's simulator does not show it.
-        flags, device = answer["data"][2], answer["data"][3] >> 2 & 0xF
-        said = f"boot flags {flags:#04x}, device {device:#x}"
-        return {"next": "network" if device == 1 else "default" if device == 0 else "another device", "said": said}
+        return ipmi_override(answer)
     if request["do"] != "read":
         return {"said": "completion code 0"}
     return {"state": "on" if answer["data"][0] & 1 else "off", "said": f"power state {answer['data'][0]:#04x}"}
 
 
 def ipmi_boot_next(bmc: Any, request: Request) -> Any:
-    """Set System Boot Options, parameter 5, for the next boot only, and what Get says then (28.12 to 28.14)."""
-    netfn_chassis, set_options, get_options, boot_flags = 0, 8, 9, 5
+    """Set System Boot Options, parameter 5, for the next boot only, and what Get says then (28.12 to 28.14).
+
+    A BMC that takes it for every boot has it taken back, at once: later nobody may be there to do it.
+    """
+    from pyghmi.exceptions import IpmiException
+
     network = request["do"] == "network next"
     valid = 0x80 | (0x20 if request.get("uefi") else 0) if network else 0
-    data = [boot_flags, valid, 1 << 2 if network else 0, 0, 0, 0]
-    answer = bmc.raw_command(netfn=netfn_chassis, command=set_options, data=data)
+    answer = _ipmi_set_next(bmc, valid, 1 << 2 if network else 0)
+    if network and "error" not in answer and ipmi_override(answer)["next"] == "always":
+        try:
+            after = _ipmi_set_next(bmc, 0, 0)
+        except IpmiException as error:
+            after = {"error": str(error) or "no answer"}
+        left = {"next": "", "said": str(after["error"])} if "error" in after else ipmi_override(after)
+        taken = left["next"] == "default"
+        words = "was taken back" if taken else "AND STAYS SO, it cannot be taken back"
+        answer = {**answer, "also": f"{words}: {left['said']}"}
+    return answer
+
+
+def _ipmi_set_next(bmc: Any, flags: int, device: int) -> Any:
+    netfn_chassis, set_options, get_options, boot_flags = 0, 8, 9, 5
+    answer = bmc.raw_command(netfn=netfn_chassis, command=set_options, data=[boot_flags, flags, device, 0, 0, 0])
     if "error" in answer:
         return answer
     return bmc.raw_command(netfn=netfn_chassis, command=get_options, data=[boot_flags, 0, 0])
+
+
+def ipmi_override(answer: Any) -> Answer:
+    """From where the machine boots next, as Get System Boot Options has it.
+
+    28.13: after version and parameter come the parameter's own bytes, of which the first has the flags "valid" (0x80)
+    and "for all future boots" (0x40). "Valid" is not insisted on: OpenIPMI's simulator does not show it.
+    """
+    flags, device = answer["data"][2], answer["data"][3] >> 2 & 0xF
+    where = "network" if device == 1 else "default" if device == 0 else "another device"
+    said = f"boot flags {flags:#04x}, device {device:#x}"
+    if "also" in answer:
+        said += f"; {answer['also']}"
+    return {"next": "always" if where == "network" and flags & 0x40 else where, "said": said}
 
 
 def redfish_boot_next(system: Any, request: Request) -> Answer:
