@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.errors import LabError
 from bench.hardware import Netboot, PxeLoader, RedfishSwitch, Secret, SshAccess
 from bench.health import FALL_THROUGH, Check, Examination, Health, examine
 from bench.lab import metal
@@ -119,6 +122,24 @@ def test_a_boot_that_was_prepared_and_never_started_leaves_nothing_set(netboot: 
         assert (one.machine.folder / ONCE).exists()
         assert loader.fall_back(entry)["next boot"].startswith("default, read back from ")
         assert not (one.machine.folder / ONCE).exists() and power.state() is PowerState.OFF
+
+
+def test_a_server_that_hangs_keeps_nobody_from_taking_the_selection_back(tmp_path: Path) -> None:
+    with (
+        boot_network() as (wire, server),
+        box(tmp_path / "box", wire, 0, PxeLoader.IPXE, disk_first=True) as one,
+        bmcs.behind_bmc(Netboot.IPMI, tmp_path, one) as entry,
+    ):
+        loader = NetLoader(server)
+        loader.load(entry, payload_load(entry)[0], power_of(entry), lambda _: None)
+        assert (one.machine.folder / ONCE).exists()
+        os.kill(server.dnsmasq_pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(LabError, match="dnsmasq has not read the new hosts"):
+                loader.fall_back(entry)
+        finally:
+            os.kill(server.dnsmasq_pid, signal.SIGCONT)
+        assert not (one.machine.folder / ONCE).exists()
 
 
 @pytest.mark.parametrize("netboot", BMCS, ids=[netboot.value for netboot in BMCS])

@@ -64,10 +64,14 @@ class NetLoader(Loader):
         server = self._server
         if server is None:
             return {"offer": "none"}
+        upcoming, self._next = self._next, None
         try:
-            withdrawn = server.withdraw(machine.wiring.mac)
-            upcoming, self._next = self._next, None
-            return {**withdrawn, **(upcoming.fall_back() if upcoming else deselect(machine))}
+            try:
+                withdrawn = server.withdraw(machine.wiring.mac)
+            finally:
+                # With a server that hangs, too: what was selected would have the machine ask it.
+                undone = upcoming.fall_back() if upcoming else deselect(machine)
+            return {**withdrawn, **undone}
         finally:
             if self._own:
                 self._server = None
