@@ -39,6 +39,13 @@ def matrix(
     cross: Annotated[
         bool, typer.Option("--cross", help="Every signature with a file × platform id × four BIOS revisions.")
     ] = False,
+    distinct: Annotated[
+        bool, typer.Option("--distinct", help="Of --cross: one of the platform ids that have the same newest update.")
+    ] = False,
+    early: Annotated[bool, typer.Option("--early", help="Leave out the cases that go on behind the start.")] = False,
+    usual: Annotated[
+        bool, typer.Option("--usual-start", help="Of --cross: start with ACPI, PCI and all, which takes twice as long.")
+    ] = False,
     draw: Annotated[
         int | None, typer.Option("--sample", min=1, help="Draw so many cells; cells in all are said.")
     ] = None,
@@ -79,12 +86,16 @@ def matrix(
         return 0
     root = find_root()
     where = results or root / "results"
-    chosen = _cases(case or [], slow=slow)
-    subjects = _subjects(root, kernel or ["linux-6.1"])
+    chosen = _cases(case or [], slow=slow, early=early)
+    subjects = _subjects(root, kernel or ["linux-6.1"], quick=cross and not usual)
     package = _package(made_up=made_up)
     if cross:
-        cells = _crossed(package, subjects, chosen, processors=processors, times=times, machine=machine, bios=bios)
+        if machine or bios is not None:
+            raise UsageError("--cross chooses machines and BIOS revisions itself: not with --machine or --bios")
+        cells = _crossed(package, subjects, chosen, processors=processors, times=times, distinct=distinct)
     else:
+        if distinct or usual:
+            raise UsageError(f"--{'distinct' if distinct else 'usual-start'} is of --cross: give that too")
         cells = _cells(root, machine or ["skylake-server"], package, subjects, chosen, processors, times, bios)
     total = len(cells)
     if covering is not None:
@@ -155,12 +166,19 @@ class _Saver:
         self._waiting.clear()
 
 
-def _cases(names: Sequence[str], *, slow: bool) -> list[Case]:
+def _cases(names: Sequence[str], *, slow: bool, early: bool) -> list[Case]:
     from bench.microcode.cases import CASES, SLOW
 
     if unknown := sorted(set(names) - {c.name for c in CASES}):
         raise UsageError(f"no case {unknown[0]!r}; there are: {', '.join(c.name for c in CASES)}")
-    return [c for c in CASES if c.name in names] if names else [c for c in CASES if slow or c.name not in SLOW]
+    from bench.microcode.late_cases import LATE_CASES
+
+    late = {c.name for c in LATE_CASES}
+    if early and (named := sorted(late.intersection(names))):
+        raise UsageError(f"--case {named[0]} goes on behind the start: not with --early")
+    if names:
+        return [c for c in CASES if c.name in names]
+    return [c for c in CASES if (slow or c.name not in SLOW) and not (early and c.name in late)]
 
 
 def _package(*, made_up: bool) -> Package | None:
@@ -172,26 +190,26 @@ def _package(*, made_up: bool) -> Package | None:
     return package
 
 
-def _subjects(root: Path, names: Sequence[str]) -> list[Subject]:
+def _subjects(root: Path, names: Sequence[str], *, quick: bool) -> list[Subject]:
     """Kernels by NAME or NAME+SERIES+…"""
     from bench.images.kernel import build_kernel
     from bench.microcode.run import subject_of
 
     split = [name.split("+") for name in names]
-    return [subject_of(root, build_kernel(root, base, extra_series=tuple(series))) for base, *series in split]
+    return [
+        subject_of(root, build_kernel(root, base, extra_series=tuple(series)), quick=quick) for base, *series in split
+    ]
 
 
 def _crossed(
     package: Package | None, subjects: Sequence[Subject], cases: Sequence[Case], *, processors: int, times: int,
-    machine: list[str] | None, bios: str | None,
+    distinct: bool,
 ) -> list[Cell]:  # fmt: skip
     from bench.microcode.cross import cross
 
     if package is None:
         raise UsageError("--cross is over the signatures that Intel has files for: not with --made-up")
-    if machine or bios is not None:
-        raise UsageError("--cross chooses machines and BIOS revisions itself: not with --machine or --bios")
-    return cross(package, subjects, cases, processors=processors, times=times)
+    return cross(package, subjects, cases, processors=processors, times=times, distinct=distinct)
 
 
 def _cells(

@@ -92,6 +92,8 @@ class VirtualSpec:
     """Further -cpu properties, such as ``model=106``."""
     accelerator: str = "tcg"
     processors: int = 1
+    packages: bool = False
+    """Each processor is in a package of its own: an MP table lists the first one of a package only."""
     firmware: str = "bios"
     """``bios`` or ``uefi``."""
     microcode: ProcessorRules | None = None

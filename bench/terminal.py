@@ -7,7 +7,7 @@ import sys
 
 def say(text: str = "") -> None:
     """A line on standard output."""
-    print(text)
+    print(text, flush=True)
 
 
 def complain(text: str) -> None:

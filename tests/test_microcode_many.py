@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import shutil
 from dataclasses import replace
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench.inventory import load_inventory
-from bench.lab.boot import Limits
+from bench.lab.boot import Limits, Load
+from bench.lab.virtual import INITRD
 from bench.microcode import many
 from bench.microcode.again import judge_again
 from bench.microcode.cases import CASES, case
@@ -21,7 +23,7 @@ from bench.microcode.observe import Observed
 from bench.microcode.run import LIMITS, PATIENT, Cell, Result, Subject, limits_of, prepare, share_boot
 from bench.microcode.saved import done_cells, save, scenarios_of, transitions_of
 from bench.microcode.trial import Case, Ground
-from bench.records import Verdict
+from bench.records import Machine, Verdict
 from tests.microcode_files import update
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,6 +142,34 @@ def test_a_boot_with_a_write_that_nobody_predicted_is_not_shared(
     monkeypatch.setattr(many, "run_case", run)
     outcomes = list(run_matrix(ROOT, two, tmp_path, jobs=1))
     assert ran == ["newest", "other-refuses"] and not any(each.shared_with for each in outcomes)
+
+
+def test_a_pipe_that_breaks_in_a_boot_is_that_boots_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object, **__: object) -> Path:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("bench.microcode.run.boot", breaks)
+    (outcome,) = run_matrix(ROOT, [skylake("newest")], tmp_path, jobs=1)
+    assert (outcome.verdict, outcome.why) == (Verdict.MISS, "bench: [Errno 32] Broken pipe")
+
+
+def test_a_boot_keeps_its_initrd_only_if_it_is_not_as_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offers: list[bytes | None] = []
+
+    def boots(_: Machine, load: Load, folder: Path, **__: object) -> Path:
+        offers.append(load.offer)
+        shutil.copytree(KEPT, folder)
+        return folder
+
+    monkeypatch.setattr("bench.microcode.run.boot", boots)
+    same, other = run_matrix(ROOT, [skylake("newest"), skylake("hypervisor")], tmp_path, jobs=1)
+    assert same.verdict is Verdict.PASS and not (Path(same.folder) / INITRD).exists()
+    assert other.verdict is Verdict.FAIL
+    initrd = (Path(other.folder) / INITRD).read_bytes()
+    assert f"{len(initrd)} bytes, SHA-256 {hashlib.sha256(initrd).hexdigest()}".encode() in (offers[1] or b"")
+    assert not same.predicted.kept and not same.predicted.given, "thousands of these are held at a time"
 
 
 def test_trouble_of_the_boot_is_that_of_all_and_is_left_to_be_done(tmp_path: Path) -> None:

@@ -11,12 +11,15 @@ from bench.cli_kernels import UPDATES_TAG, kernel_tasks
 from bench.images.kernel_image import KernelImage
 from bench.images.microcode_package import FILES, Package
 from bench.inventory import load_inventory
+from bench.lab.load import Load
+from bench.lab.virtual import qemu_command
 from bench.microcode.cases import CASES, HIL, SLOW, Case, case
-from bench.microcode.cross import bios_revisions, cross, left, machines, sample
+from bench.microcode.cross import bios_revisions, cross, left, machine_of_signature, machines, sample
 from bench.microcode.observe import Observed, Write
 from bench.microcode.order import NO_LATE_LOADING, NOT_HERE, run_matrix_order
-from bench.microcode.run import Result, Subject, initrd_of, machine_of, offer_of
+from bench.microcode.run import QUICK, Result, Subject, initrd_of, machine_of, offer_of, prepare, subject_of
 from bench.microcode.saved import done_cells, save, seconds_a_boot, transitions_of
+from bench.microcode.trial import Ground
 from bench.records import Verdict
 from bench.report.site.microcode import transitions
 from bench.run import MatrixOrder
@@ -77,6 +80,66 @@ def test_the_product_is_full_and_a_case_with_a_revision_of_its_own_is_there_once
     # Platform 5 has an older newest than platform 1.
     bios = {cell.ground.bios for cell in cells if cell.machine.platform_id == 5}
     assert bios == {0, 0xEF, 0xF0, 0xF1}
+
+
+def test_platform_ids_without_an_update_of_their_own_come_last_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / FILES
+    folder.mkdir(parents=True)
+    (folder / "06-9e-0a").write_bytes(
+        update(platform_flags=0x26, revision=0xF0) + update(platform_flags=0x06, revision=0xFA)
+    )
+    (folder / "06-9e-0b").write_bytes(update(signature=0x906EB, platform_flags=0x02, revision=0x80000007))
+    package = Package(tmp_path, "1")
+
+    def there(*, distinct: bool) -> list[str]:
+        cells = cross(package, [SUBJECT], some("newest"), processors=2, times=1, distinct=distinct)
+        return list(dict.fromkeys(cell.machine.name for cell in cells))
+
+    assert there(distinct=True) == ["06-9e-0a-p1", "06-9e-0a-p5", "06-9e-0b-p1"]
+    assert there(distinct=False) == [*there(distinct=True), "06-9e-0a-p2"]
+
+
+def test_what_is_only_started_is_started_quickly_where_the_kernel_and_the_case_allow_it(
+    package: Package, tmp_path: Path
+) -> None:
+    (tmp_path / "bzImage").write_bytes(b"for kexec")
+    here, quick = ground(package), replace(SUBJECT, quick=True, kernel=tmp_path / "bzImage")
+    assert isinstance(here, Ground)
+
+    def machine_and_words(name: str, subject: Subject, **rules: int) -> tuple[str, int, str]:
+        found = some(name)[0]
+        if rules:
+            made = found.make
+            found = replace(found, make=lambda g: replace(made(g), rules=replace(made(g).rules, **rules)))
+        ready = prepare(ROOT, found, machine_of_signature(0x906EA, 1), here, subject)
+        assert ready.machine.virtual
+        line = qemu_command(
+            ready.machine, Load(Path("k"), b"", ready.command_line), serial_path=Path("s"), witness=False
+        )
+        return line[line.index("-smp") + 1], line.count("tcg,thread=single"), ready.command_line
+
+    assert machine_and_words("newest", quick)[:2] == ("2,sockets=2", 1)
+    assert f" {QUICK} " in machine_and_words("newest", quick)[2]
+    for usual in (
+        machine_and_words("newest", SUBJECT), machine_and_words("late-newest", quick),
+        machine_and_words("kexec-keeps", quick),
+    ):  # fmt: skip
+        assert usual[:2] == ("2", 0) and "acpi=off" not in usual[2]
+    siblings = machine_and_words("newest", quick, siblings=2)
+    assert siblings[:2] == ("2,sockets=1,threads=2", 0) and "acpi=off" not in siblings[2]
+
+
+def test_only_kernels_that_read_the_mp_table_can_be_started_quickly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.microcode.run.find_msr_sites", lambda _: ())
+    (tmp_path / "init").write_bytes(b"\x7fELF")
+    monkeypatch.setattr("bench.microcode.run.build_init", lambda _: tmp_path / "init")
+    image = KernelImage("linux-6.1", tmp_path, "6.1.192", 1, "ab", True)
+    (tmp_path / "System.map").write_text("ffffffff81000000 T _text\n")
+    assert not subject_of(ROOT, image, quick=True).quick
+    (tmp_path / "System.map").write_text("ffffffff81000000 T _text\nffffffff82a00000 d mpf_base\n")
+    assert subject_of(ROOT, image, quick=True).quick and not subject_of(ROOT, image).quick
 
 
 def test_a_draw_is_the_same_by_its_seed_and_what_is_done_is_left_out(package: Package) -> None:

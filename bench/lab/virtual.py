@@ -207,7 +207,9 @@ def _processors_option(spec: VirtualSpec) -> str:
     """Processors, and which of them are siblings where their microcode is played."""
     # A boot plan may have fewer processors than the inventory: one alone has no sibling.
     siblings = spec.microcode.siblings if spec.microcode and spec.processors > 1 else 1
-    return str(spec.processors) if siblings == 1 else f"{spec.processors},sockets=1,threads={siblings}"
+    if siblings > 1:
+        return f"{spec.processors},sockets=1,threads={siblings}"
+    return f"{spec.processors},sockets={spec.processors}" if spec.packages else str(spec.processors)
 
 
 def _on(value: bool) -> str:

@@ -56,11 +56,26 @@ def bios_revisions(newest: int) -> tuple[int, ...]:
 
 
 def cross(
-    package: Package, subjects: Sequence[Subject], cases: Sequence[Case], *, processors: int, times: int
+    package: Package,
+    subjects: Sequence[Subject],
+    cases: Sequence[Case],
+    *,
+    processors: int,
+    times: int,
+    distinct: bool = False,
 ) -> list[Cell]:
-    """Every cell. A case that sets the BIOS's revision itself is there once, not once a revision."""
-    cells: list[Cell] = []
+    """Every cell. A case that sets the BIOS's revision itself is there once, not once a revision.
+
+    First come the machines that each have an update of their own, then, unless only the `distinct` are wanted, other
+    platform ids of a signature for which the newest update is the same one.
+    """
+    own: dict[tuple[int, bytes], Machine] = {}
+    others: list[Machine] = []
     for machine in machines(package):
+        if own.setdefault((machine.signature, intels_newest(machine, package).data), machine) is not machine:
+            others.append(machine)
+    cells: list[Cell] = []
+    for machine in [*own.values(), *([] if distinct else others)]:
         newest = intels_newest(machine, package)
         seen: set[tuple[str, object]] = set()
         here: list[Cell] = []

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from bench.errors import LabError, UsageError
@@ -18,6 +19,7 @@ from bench.images.newest_update import intels_newest, made_up
 from bench.initrd import init_cpio
 from bench.inventory import load_inventory
 from bench.lab.boot import Limits, Load, Progress, boot
+from bench.lab.virtual import INITRD
 from bench.microcode.later import AGAIN, hold_boot, verdict_of
 from bench.microcode.observe import LOG_WORDS, Difference, Observed
 from bench.microcode.story import Story, files_of, kexec_files, look, predict_story, steps_of
@@ -31,6 +33,11 @@ from bench.x86.microcode_processor import Cores, Restart
 
 # A kernel that looks whether the timer ticks gives up on an emulated one that a loaded computer holds up.
 COMMAND_LINE = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 no_timer_check"
+# To the loader the same, in half the time: processors are found in the MP table, ACPI and PCI are not started, and the
+# APIC's timer is not measured.
+QUICK = "acpi=off pci=off nolapic_timer"
+# Processors that take turns, in place of waiting for each other on cores of their own.
+IN_TURN = "tcg,thread=single"
 MEMORY_BYTES = 256 << 20
 # A processor that does not come up is waited for 10 s (6.5 and newer): longer than that has to pass in silence.
 LIMITS = Limits(first_byte_s=25, silence_s=25, total_s=180)
@@ -38,7 +45,7 @@ LIMITS = Limits(first_byte_s=25, silence_s=25, total_s=180)
 # processor of a loaded computer takes half a minute and longer. It costs nothing where the prediction is right.
 PATIENT = Limits(first_byte_s=120, silence_s=240, total_s=600)
 _LOG = f"log {' '.join(LOG_WORDS)}"
-_RELOAD_SYMBOL = "dev_attr_reload"
+_RELOAD_SYMBOL, _MP_TABLE_SYMBOL = "dev_attr_reload", "mpf_base"
 # Everything twice: a serial line may lose a byte, and nothing in these lines would tell.
 _STEPS = (
     "show /proc/cpuinfo", "say bench-init: the kernel's log", _LOG,
@@ -60,6 +67,8 @@ class Subject:
     """What it wants on its command line."""
     late: bool = False
     """It has been built with CONFIG_MICROCODE_LATE_LOADING."""
+    quick: bool = False
+    """Cases of the start alone are started with `QUICK`, for which it has to be built with CONFIG_X86_MPPARSE."""
 
     @property
     def loader(self) -> Loader:
@@ -90,14 +99,16 @@ class Result:
     """Machine and case whose boot it was, if this cell, of equal inputs, had none of its own."""
 
 
-def subject_of(root: Path, image: KernelImage) -> Subject:
-    """A built kernel as a subject. Raises UsageError if it has no microcode loader, or no symbols."""
+def subject_of(root: Path, image: KernelImage, *, quick: bool = False) -> Subject:
+    """A built kernel as a subject, started quickly where it can be if it is to be `quick`. Raises UsageError if it has
+    no microcode loader, or no symbols."""
     # With the trace, a kernel would end the boot before init does.
     words = "bench.done=init" if image.traced else ""
     sites = find_msr_sites(image.folder)
-    late = f" {_RELOAD_SYMBOL}\n" in (image.folder / "System.map").read_text(encoding="latin-1")
+    symbols = (image.folder / "System.map").read_text(encoding="latin-1")
+    late, quick = f" {_RELOAD_SYMBOL}\n" in symbols, quick and f" {_MP_TABLE_SYMBOL}\n" in symbols
     init = build_init(root).read_bytes()
-    return Subject(image.name, image.kernel, image.release, image.sha256, sites, init, words, late)
+    return Subject(image.name, image.kernel, image.release, image.sha256, sites, init, words, late, quick)
 
 
 def ground_of(machine: Machine, package: Package | None, *, processors: int = 2, bios: int | None = None) -> Ground:
@@ -109,7 +120,13 @@ def ground_of(machine: Machine, package: Package | None, *, processors: int = 2,
     return Ground(machine.signature, machine.platform_id, newest.data, processors, bios)
 
 
-def machine_of(root: Path, wanted: str | Machine, trial: Trial) -> Machine:
+def starts_quickly(trial: Trial, subject: Subject) -> bool:
+    """Whether a case is started with `QUICK`: nothing is done behind the start, and no processors are siblings, which
+    an MP table does not list."""
+    return subject.quick and not trial.deeds and not trial.then and trial.rules.siblings == 1
+
+
+def machine_of(root: Path, wanted: str | Machine, trial: Trial, *, quick: bool = False) -> Machine:
     """A machine, or the inventory's of that name, as a case wants it: small, and with the trial's processors."""
     found = load_inventory(root).get(wanted) if isinstance(wanted, str) else wanted
     if found is None or found.virtual is None:
@@ -118,13 +135,16 @@ def machine_of(root: Path, wanted: str | Machine, trial: Trial) -> Machine:
     if not trial.hypervisor:
         properties += ("hypervisor=off",)
     spec = replace(found.virtual, properties=properties, processors=trial.processors, microcode=trial.rules)
+    if quick:
+        spec = replace(spec, packages=True, accelerator=IN_TURN)
     return replace(found, virtual=spec, memory_bytes=MEMORY_BYTES)
 
 
 def command_line_of(trial: Trial, subject: Subject, words: str) -> str:
     """The kernel's, at each start."""
     started = "" if trial.started is None else f"maxcpus={trial.started}"
-    return " ".join(part for part in (COMMAND_LINE, subject.words, words, trial.words, started) if part)
+    quick = QUICK if starts_quickly(trial, subject) else ""
+    return " ".join(part for part in (COMMAND_LINE, quick, subject.words, words, trial.words, started) if part)
 
 
 def initrd_of(trial: Trial, subject: Subject, command_line: str = "") -> bytes:
@@ -185,7 +205,8 @@ def prepare(
         subject.loader, trial, offer_of(trial, initrd, command_line),
         offer_of(trial, second, command_line) if second else None, late_built_in=subject.late,
     )  # fmt: skip
-    return Prepared(trial, machine_of(root, wanted, trial), command_line, initrd, second, story)
+    machine = machine_of(root, wanted, trial, quick=starts_quickly(trial, subject))
+    return Prepared(trial, machine, command_line, initrd, second, story)
 
 
 def run_case(
@@ -202,9 +223,12 @@ def run_case(
     name: str = "",
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """One case into `folder`; `name`: what the machine is called in the result, `limits`: in place of `limits_of`. A
-    second boot of it, after the power was off, goes into a folder of its own beside that. Trouble of the lab's own
-    becomes a MISS; UsageError is raised."""
+    """One case into `folder`, which keeps the hash of its initrd, and that itself only if the case is not as predicted.
+
+    `name`: what the machine is called in the result; `limits`: in place of `limits_of`. A second boot of it, after the
+    power was off, goes into a folder of its own beside that. Trouble of the lab's own becomes a MISS; UsageError is
+    raised.
+    """
     began = time.monotonic()
     ready = prepare(root, case, wanted, ground, subject, words=words)
     meta = {
@@ -217,7 +241,8 @@ def run_case(
         for part, there in ((ready.initrd, folder), (ready.second, folder.with_name(f"{folder.name}{AGAIN}"))):
             if there != folder and (ready.trial.then is not Restart.POWER_CYCLE or result.verdict is not Verdict.PASS):
                 break
-            load = Load(subject.kernel, part, ready.command_line, msr_sites=subject.sites, cores=cores)
+            note = f"an initrd of {len(part)} bytes, SHA-256 {sha256(part).hexdigest()}\n".encode()
+            load = Load(subject.kernel, part, ready.command_line, offer=note, msr_sites=subject.sites, cores=cores)
             boot(
                 ready.machine,
                 load,
@@ -228,8 +253,11 @@ def run_case(
                 progress=progress,
             )
             result = _held(result, ready.story, there)
-    except LabError as error:
-        result = replace(result, verdict=Verdict.MISS, observed=None, differences=(), why=f"{error.component}: {error}")
+            if result.verdict is not Verdict.PASS:
+                (there / INITRD).write_bytes(part)
+    except (LabError, OSError) as error:
+        component = error.component if isinstance(error, LabError) else "bench"
+        result = replace(result, verdict=Verdict.MISS, observed=None, differences=(), why=f"{component}: {error}")
     return replace(result, seconds=round(time.monotonic() - began, 2))
 
 
@@ -251,14 +279,16 @@ def share_boot(cell: Cell, root: Path, boot_: Result, *, words: str = "nokaslr")
     for there in (folder, again):
         if there == folder or (again.is_dir() and result.verdict is Verdict.PASS):
             result = _held(result, ready.story, there)
+            if result.verdict is not Verdict.PASS:
+                (there / INITRD).write_bytes(ready.initrd if there == folder else ready.second)
     return result
 
 
 def _empty(case: Case, ready: Prepared, subject: Subject, folder: Path, name: str) -> Result:
-    machine = ready.machine
+    machine, early = ready.machine, replace(ready.story.early, kept=(), given=b"")
     return Result(
         case.name, subject.name, subject.sha256, name or machine.name, machine.model, machine.signature, Verdict.PASS,
-        ready.story.early, None, (), 0.0, str(folder), "", ready.trial.rules.platform_flags,
+        early, None, (), 0.0, str(folder), "", ready.trial.rules.platform_flags,
     )  # fmt: skip
 
 

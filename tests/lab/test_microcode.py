@@ -52,6 +52,26 @@ def run(
     return result
 
 
+# --- a quick start --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.microcode
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kernel", ["linux-6.1", "linux-7.3"])
+@pytest.mark.parametrize("name", ["newest", "two-revisions", "other-refuses"])
+def test_a_quick_start_is_to_the_loader_what_the_usual_one_is(kernel: str, name: str, tmp_path: Path) -> None:
+    image = build_kernel(ROOT, kernel)
+    ground = ground_of(MACHINES["skylake-server"], intel(), processors=4)
+    seen = []
+    for quick in (False, True):
+        subject = subject_of(ROOT, image, quick=quick)
+        assert subject.quick is quick
+        outcome = run(name, subject, tmp_path / str(quick), ground=ground, words="nokaslr").observed
+        assert outcome is not None
+        seen.append((outcome.end, outcome.lines[-1], outcome.shown[-1], [(w.before, w.after) for w in outcome.writes]))
+    assert seen[0] == seen[1] and len(seen[1][2]) == 4
+
+
 # --- made-up updates, Debian's kernel --------------------------------------------------------------------------------
 
 
