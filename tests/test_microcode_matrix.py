@@ -133,6 +133,7 @@ def test_only_kernels_that_read_the_mp_table_can_be_started_quickly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.microcode.run.find_msr_sites", lambda _: ())
+    monkeypatch.setattr(KernelImage, "traced", False)
     (tmp_path / "init").write_bytes(b"\x7fELF")
     monkeypatch.setattr("bench.microcode.run.build_init", lambda _: tmp_path / "init")
     image = KernelImage("linux-6.1", tmp_path, "6.1.192", 1, "ab", True)
