@@ -15,7 +15,7 @@ from bench.judge import judge
 from bench.lab import metal
 from bench.lab.flash.choose import FirstThatWorks
 from bench.lab.flash.efivarfs import writing
-from bench.lab.flash.grub import BEGIN, END, Grub, _quoted, _running_entry, without_ours
+from bench.lab.flash.grub import BEGIN, END, GLUED, Grub, _quoted, _running_entry, without_ours
 from bench.lab.flash.guard import require_untouched
 from bench.lab.flash.kexec import KexecLoader, image_objections
 from bench.lab.flash.load_option import LoadOption, Partition, file_on, gpt_partition, parse_load_option
@@ -165,6 +165,8 @@ class TestGrub:
         assert without_ours(theirs + BEGIN + b"menuentry 'x' {\n}\n" + END) == theirs
         assert without_ours(theirs) == theirs
         assert without_ours(BEGIN + END + theirs + BEGIN + END) == theirs
+        assert without_ours(b"theirs\n" + BEGIN + GLUED + END) == b"theirs"
+        assert without_ours(b"theirs\n" + BEGIN + GLUED + END + b"more") == b"theirsmore"
 
     def test_words_that_its_shell_would_change_are_quoted(self) -> None:
         assert _quoted("console=ttyS0,115200 memmap=64M$16M") == "console=ttyS0,115200 'memmap=64M$16M'"

@@ -17,7 +17,7 @@ from bench.hardware import SshAccess, Wiring
 from bench.lab import ssh as ssh_module
 from bench.lab.flash import loader as flash_loader
 from bench.lab.flash import restart, store
-from bench.lab.flash.grub import BEGIN, Grub
+from bench.lab.flash.grub import BEGIN, GLUED, Grub
 from bench.lab.flash.loader import FlashLoader
 from bench.lab.flash.oneshot import Addition, Entry, add
 from bench.lab.flash.proof import Proof, Proofs, key_of
@@ -211,6 +211,20 @@ class TestEntry:
         with box.ssh() as ssh:
             assert Grub().withdraw(ssh, found.system) == ["entry in custom.cfg"]
         assert custom.read_bytes() == theirs and not box.look().left.something
+
+    def test_a_last_line_that_is_not_ended_is_not_glued_to_ours_and_comes_back_as_it_was(self, box: Box) -> None:
+        custom, theirs = box.boot / "grub" / "custom.cfg", b"set theirs=1\nset more=2"
+        custom.write_bytes(theirs)
+        before = box.look()
+        for _ in range(3):
+            added(box)
+            lines = custom.read_bytes().splitlines(keepends=True)
+            assert lines[:4] == [b"set theirs=1\n", b"set more=2\n", BEGIN, GLUED] and lines.count(BEGIN) == 1
+        found = box.look()
+        assert found.left.entries and found.default == before.default
+        with box.ssh() as ssh:
+            Grub().withdraw(ssh, found.system)
+        assert custom.read_bytes() == theirs and box.look().default == before.default
 
     def test_a_block_whose_end_is_lost_is_not_guessed_at(self, box: Box) -> None:
         custom = box.boot / "grub" / "custom.cfg"

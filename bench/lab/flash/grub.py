@@ -19,7 +19,8 @@ from bench.lab.ssh import Ssh
 from bench.lab.text import escape
 
 BEGIN, END = b"# bench: begin (removed by the bench after the boot)\n", b"# bench: end\n"
-_FIRST, _LAST = (mark.decode().strip() for mark in (BEGIN, END))
+GLUED = b"# bench: the line feed in front of this is the bench's too\n"
+_FIRST, _LAST, _GLUED = (mark.decode().strip() for mark in (BEGIN, END, GLUED))
 
 
 def _literal(text: str) -> str:
@@ -29,7 +30,16 @@ def _literal(text: str) -> str:
 
 THEIRS = f"sed {shlex.quote(f'/^{_literal(_FIRST)}$/,/^{_literal(_LAST)}$/d')}"
 """Shell command that prints a custom.cfg, its argument, without what is ours."""
-_BLOCK = re.compile(re.escape(BEGIN) + rb".*?" + re.escape(END), re.DOTALL)
+_BLOCK = re.compile(
+    rb"\n" + re.escape(BEGIN + GLUED) + rb".*?" + re.escape(END) + rb"|" + re.escape(BEGIN) + rb".*?" + re.escape(END),
+    re.DOTALL,
+)
+# A last line that was not ended gets its end from us, and the block says so in its second line.
+_ENDED = """\
+g=
+[ ! -s {custom} ] || { grep -qxF {glued} {custom} && g=1; } || [ -z "$(tail -c 1 {custom})" ] || { echo; g=1; }
+[ -z "$g" ] || { IFS= read -r b && printf '%s\\n%s\\n' "$b" {glued}; }
+"""
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _LINUX = re.compile(rb"^\s*linux(?:16|efi)?\s+(\S+)(.*)$")
 _INITRD = re.compile(rb"^\s*initrd(?:16|efi)?\s+(.*)$")
@@ -94,7 +104,8 @@ echo @entries; [ ! -e "$g/custom.cfg" ] || grep -cxF {shlex.quote(_FIRST)} "$g/c
         marks = (f"$(grep -cxF {shlex.quote(mark)} {custom} 2>/dev/null)" for mark in (_FIRST, _LAST))
         # Else what is behind the first mark would go with it.
         whole = f'[ "{next(marks)}" = "{next(marks)}" ] || {{ echo "its marks of the bench do not match" >&2; false; }}'
-        both = f"{{ {{ [ ! -e {custom} ] || {THEIRS} {custom}; }} && cat; }}"
+        ended = _ENDED.replace("{custom}", custom).replace("{glued}", shlex.quote(_GLUED))
+        both = f"{{ {{ [ ! -e {custom} ] || {THEIRS} {custom}; }} && {{ {ended} }} && cat; }}"
         setting = f"next_entry={entry.name}"
         return Addition(
             f"{{ {whole}; }} && {files.replacing(_custom(system), both)}",

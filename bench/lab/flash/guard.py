@@ -25,7 +25,7 @@ QUESTIONS = f"""
 if [ -n "$g" ]; then
     echo '@default grub.cfg'; sha256sum <"$g/grub.cfg"
     echo '@default custom.cfg'
-    if [ -e "$g/custom.cfg" ]; then {THEIRS} "$g/custom.cfg" | sha256sum; else echo '{_NONE}'; fi
+    if [ -e "$g/custom.cfg" ]; then printf %s "$({THEIRS} "$g/custom.cfg")" | sha256sum; else echo '{_NONE}'; fi
     echo '@default saved_entry'
     while read -r x; do case $x in saved_entry=*) echo "$x";; esac; done <"$g/grubenv"
 fi
