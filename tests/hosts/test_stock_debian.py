@@ -12,7 +12,7 @@ from bench.lab.flash.proof import Proofs
 from bench.records import Machine
 from bench.run import judge_folders
 from tests.hosts import stock_debian
-from tests.hosts.flashing import HALF, SENT, host, image, killed_at, methods_of
+from tests.hosts.flashing import HALF, SENT, fresh, host, image, killed_at, methods_of, nothing
 from tests.net.boots import payload_load
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -47,8 +47,12 @@ def test_with_the_controller_killed_its_next_boot_is_its_own(debian: Machine, st
     with host(methods_of(debian, "grub"), "grub", tmp_path, Proofs(tmp_path / "proofs")) as one:
         said = one.run("cat /etc/os-release; readlink -f /sbin/init; findmnt -no SOURCE,FSTYPE /")
         assert "ID=debian" in said and "/systemd" in said and "/dev/vda2 ext4" in said
-        start = one.capture.size
-        assert killed_at(one, step, image(tmp_path, "good"), tmp_path / "proofs")[-1] == step
+        # Its boot loader is proved before: that has a restart of its own, which is not the one that is meant.
+        loader = one.loader()
+        loader.load(one.machine, image(tmp_path, "good"), one.there.power, nothing)
+        loader.fall_back(one.machine)
+        start, again = one.capture.size, fresh(image(tmp_path, "good"), tmp_path, step.encode())
+        assert killed_at(one, step, again, tmp_path / "proofs")[-1] == step
         if step != HALF:
             one.capture.wait_for(b" done", timeout_s=one.wait_s, start=start)
         one.there.power.off()
