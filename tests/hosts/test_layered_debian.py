@@ -25,7 +25,7 @@ from bench.records import Machine
 from tests.hosts import layered_debian
 from tests.hosts.flashing import image, methods_of, noting
 
-pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.boot, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
 WAIT_S = 240.0
 
 
