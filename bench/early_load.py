@@ -18,6 +18,7 @@ from bench.records import BootData, BootFacts, Capture, Finding, LabEvent, LabEv
 from bench.sim.ucode_load import EarlyLoad, End, LoadOffer, predict_early
 from bench.sim.ucode_loaders import loader_of
 from bench.updates import NOTHING, SEARCH_FIELDS, SILICON, Search, Transition, UpdateOffer
+from bench.wire import Outcome
 from bench.x86.microcode_processor import Act, ProcessorRules
 
 COMPONENT = "microcode loader"
@@ -55,7 +56,8 @@ class EarlyLoadVerdict:
 def judge_early_load(
     capture: Capture, log: TraceLog, window: Window, end: LabEvent | None, *, boot: int, running: tuple[int, ...] = ()
 ) -> EarlyLoadVerdict | None:
-    """The verdict; None for a capture that does not say what the loader was offered, or a window that ends before it.
+    """The verdict; None for a capture that does not say what the loader was offered, or a window that ends before it, as
+    one does that ends in a panic or in faults without end.
 
     `running`: what each core ran when the kernel was started, if that was not the machine's start. ERROR where the
     model does not reach.
@@ -63,6 +65,8 @@ def judge_early_load(
     offer, facts = capture.updates, window.stimulus.facts
     data = next((step for step in window.stimulus.steps if isinstance(step, BootData)), None)
     if offer is None or data is None or (data.initrd_bytes and not capture.script):
+        return None
+    if window.observation.complete and window.observation.events[-1].outcome != Outcome.DONE:
         return None
     processors = offer.processors or 1 + max((search.processor for search in log.searches), default=0)
     rules = _rules(offer, facts, processors)

@@ -95,6 +95,15 @@ def test_a_processor_that_is_brought_up_again_is_judged_too() -> None:
     assert judgement.windows[0].finding and "processor 3" in judgement.windows[0].finding.summary
 
 
+def test_of_a_kernel_that_ends_in_its_window_no_loader_is_expected() -> None:
+    """It stands in front of the loader, in a panic that is predicted."""
+    (panic,) = read_captures(CAPTURES / "broadwell-linux-6.1-panic.capture")
+    assert panic.updates is not None
+    judgement = judge([panic])
+    (window,) = judgement.windows
+    assert (judgement.verdict, window.early, window.finding) == (Verdict.PASS, None, None)
+
+
 def test_a_record_too_many_is_found() -> None:
     data = UPDATE.data
     log = parse_trace(data, nonce=UPDATE.nonce)

@@ -12,7 +12,7 @@ from bench.records import Machine
 from tests.hosts import stock_debian
 
 PASSPHRASE = b"correct horse"
-PROMPT = b"unlock disk"
+PROMPT, OPENED = b"unlock disk", b"set up successfully"
 # A key is derived in 1,000 rounds: it keeps no secret, and the processor is emulated.
 _INSTALL = f"""\
 #!/bin/sh

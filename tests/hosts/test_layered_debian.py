@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,18 @@ from bench.lab.flash.kexec import KexecLoader
 from bench.lab.flash.loader import FlashLoader, MethodRefused
 from bench.lab.flash.plan import METHODS
 from bench.lab.flash.proof import Proofs
-from bench.lab.flash.reach import SYSTEM_S, reach
+from bench.lab.flash.reach import SYSTEM_S, connected, reach
 from bench.lab.flash.refusals import refusals
 from bench.lab.flash.system import read_system
 from bench.lab.load import Loader
+from bench.lab.ssh import SshError
 from bench.lab.virtual_host import Plugged, plugged
 from bench.records import Machine
 from tests.hosts import layered_debian
 from tests.hosts.flashing import image, methods_of, noting
 
 pytestmark = [pytest.mark.boot, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
-WAIT_S = 240.0
+WAIT_S, TYPINGS = 240.0, 8
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +43,31 @@ class Box:
         self.there, self.capture, self.machine = there, capture, there.machine
 
     def start(self, *, asked: bool) -> None:
-        """Power it on; `asked`: and type the passphrase when it asks for it."""
+        """Power it on and wait for its SSH; `asked`: and type the passphrase when it asks for it."""
         start = self.capture.size
         self.there.power.on()
         if asked:
             self.capture.wait_for(layered_debian.PROMPT, timeout_s=WAIT_S, start=start)
+            self._type_until_opened(start)
+        access = self.machine.wiring.ssh
+        assert access is not None
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                connected(access).close()
+                return
+            except SshError:
+                assert time.monotonic() < deadline, self.capture.tail()
+                time.sleep(1)
+
+    def _type_until_opened(self, start: int) -> None:
+        # What is typed while it turns the echo off is thrown away.
+        for _ in range(TYPINGS):
             self.capture.port.send(layered_debian.PASSPHRASE + b"\n")
+            with suppress(LabError):
+                self.capture.wait_for(layered_debian.OPENED, timeout_s=WAIT_S / TYPINGS, start=start)
+                return
+        raise AssertionError(self.capture.tail())
 
     def run(self, command: str) -> str:
         line, _ = reach(self.machine, self.there.power, wait_s=WAIT_S)
