@@ -56,8 +56,8 @@ class EarlyLoadVerdict:
 def judge_early_load(
     capture: Capture, log: TraceLog, window: Window, end: LabEvent | None, *, boot: int, running: tuple[int, ...] = ()
 ) -> EarlyLoadVerdict | None:
-    """The verdict; None for a capture that does not say what the loader was offered, or a window that ends before it, as
-    one does that ends in a panic or in faults without end.
+    """The verdict; None for a capture that does not say what the loader was offered, or a window that ends before it,
+    as one does that ends in a panic or in faults without end.
 
     `running`: what each core ran when the kernel was started, if that was not the machine's start. ERROR where the
     model does not reach.
