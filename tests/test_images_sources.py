@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,28 @@ def test_versions_are_asked_of_lists_that_are_there(tmp_path: Path, mirror: Path
     assert updates() == 2
     (tmp_path / "apt/state/lists/mirror_bookworm_Packages.lz4").touch()
     assert updates() == 2
+
+
+EXCLUSIVE = """case "$*" in
+*" update")
+    mkdir {log}.lock || {{ echo "E: Could not get lock" >&2; exit 100; }}
+    echo updated >>{log}; mkdir -p {lists}; : >{lists}/mirror_bookworm_Packages; rmdir {log}.lock;;
+esac"""
+
+
+def test_of_two_that_want_the_lists_one_waits_for_the_other(tmp_path: Path, mirror: Path) -> None:
+    """Two machines' images, made side by side in a fresh cache: apt itself gives up."""
+    lists = tmp_path / "apt/state/lists"
+    program(tmp_path / "apt-bin", "apt-get", EXCLUSIVE.format(log=mirror, lists=lists))
+    both = [open_apt(tmp_path / "apt", [], mirror=None) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool, (tmp_path / "apt/bench.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        asked = [pool.submit(apt.versions, "linux-source-6.1") for apt in both]
+        assert not wait(asked, timeout=0.1).done and not mirror.exists()
+        fcntl.flock(held, fcntl.LOCK_UN)
+        assert [each.result() for each in asked] == [["6.1.10-1"]] * 2
+    # The first one has written the sources, and the second found its lists there.
+    assert mirror.read_text().splitlines() in (["updated"], ["updated"] * 2)
 
 
 @pytest.mark.usefixtures("mirror")

@@ -5,12 +5,14 @@ Mirrors and keys are those that the computer is configured for; lists and state 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +106,10 @@ class PackageGone(UsageError):
 
 
 class Apt:
-    """apt-get with lists and caches in `folder`. `instead` is the option that does without it, for complaints."""
+    """apt-get with lists and caches in `folder`. `instead` is the option that does without it, for complaints.
+
+    apt gives up where another one has its lists: here one waits for the other, of whichever thread or process.
+    """
 
     def __init__(
         self, folder: Path, origins: Sequence[Origin], *, component: str = "main", instead: str = "--source FILE"
@@ -114,17 +119,23 @@ class Apt:
         self._log = folder / "apt.log"
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "status").touch()
         sources = "\n".join(
             f"Types: deb\nURIs: {o.uri}\nSuites: {' '.join(o.suites)}\nComponents: {component}\n"
             + (f"Signed-By: {o.signed_by}\n" if o.signed_by else "")
             for o in origins
         )
-        same = (folder / "bench.sources").is_file() and (folder / "bench.sources").read_text() == sources
-        # Whoever wrote the sources may have been killed before the lists were there.
-        self._fresh = not same or not any((folder / "state/lists").glob("*_Packages*"))
-        (folder / "bench.sources").write_text(sources)
-        (folder / "apt.conf").write_text(self._configuration())
+        with self._alone():
+            (folder / "status").touch()
+            path = folder / "bench.sources"
+            self._changed = not (path.is_file() and path.read_text() == sources)
+            path.write_text(sources)
+            (folder / "apt.conf").write_text(self._configuration())
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with (self._folder / "bench.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _configuration(self) -> str:
         settings = {
@@ -145,19 +156,26 @@ class Apt:
 
     def versions(self, package: str) -> list[str]:
         """The versions that the mirror has, the newest first; by the lists as they are, fetched if there are none."""
-        if self._fresh:
-            self.update()
-        said = self._run("apt-cache", "madison", package)
+        with self._alone():
+            # Whoever wrote the sources may have been killed before the lists were there.
+            if self._changed or not any((self._folder / "state/lists").glob("*_Packages*")):
+                self._update()
+            said = self._run("apt-cache", "madison", package)
         return list(dict.fromkeys(line.split("|")[1].strip() for line in said.splitlines() if line.count("|") >= 2))
 
     def update(self) -> None:
         """Fetch the lists anew."""
+        with self._alone():
+            self._update()
+
+    def _update(self) -> None:
         self._run("apt-get", "update")
-        self._fresh = False
+        self._changed = False
 
     def depends(self, package: str, version: str) -> list[str]:
         """Names of the packages that this version of `package` depends on, alternatives left out."""
-        said = self._run("apt-cache", "show", f"{package}={version}")
+        with self._alone():
+            said = self._run("apt-cache", "show", f"{package}={version}")
         fields = (line.partition(":") for line in said.splitlines())
         texts = [text for name, _, text in fields if name in ("Depends", "Pre-Depends")]
         wanted = (each.split("|")[0].strip() for text in texts for each in text.split(","))
@@ -170,7 +188,8 @@ class Apt:
         others = self.versions(package)
         if version not in others:
             raise PackageGone(package, version, others)
-        self._run("apt-get", "download", f"{package}={version}", folder=to)
+        with self._alone():
+            self._run("apt-get", "download", f"{package}={version}", folder=to)
         (found,) = to.glob(f"{package}_*.deb")
         return found
 
