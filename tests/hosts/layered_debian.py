@@ -13,6 +13,8 @@ from tests.hosts import stock_debian
 
 PASSPHRASE = b"correct horse"
 PROMPT, OPENED = b"unlock disk", b"set up successfully"
+# systemd gives a device 90 s, for which an emulated processor may be too slow.
+_PATIENT = "x-systemd.device-timeout=600"
 # A key is derived in 1,000 rounds: it keeps no secret, and the processor is emulated.
 _INSTALL = f"""\
 #!/bin/sh
@@ -35,11 +37,12 @@ mkdir /mnt/boot
 mount /dev/md0 /mnt/boot
 cp -a /mnt/boot.old/. /mnt/boot
 rm -r /mnt/boot.old
-echo '/dev/mapper/secret / ext4 defaults 0 1' >/mnt/etc/fstab
-echo '/dev/md0 /boot ext4 defaults 0 2' >>/mnt/etc/fstab
-echo 'secret /dev/vda3 none luks' >/mnt/etc/crypttab
+echo '/dev/mapper/secret / ext4 {_PATIENT} 0 1' >/mnt/etc/fstab
+echo '/dev/md0 /boot ext4 {_PATIENT} 0 2' >>/mnt/etc/fstab
+echo 'secret /dev/vda3 none luks,{_PATIENT}' >/mnt/etc/crypttab
 mkdir -p /mnt/etc/mdadm
 mdadm --detail --scan >>/mnt/etc/mdadm/mdadm.conf
+echo COMPRESSLEVEL=1 >>/mnt/etc/initramfs-tools/initramfs.conf
 for d in dev proc sys run; do mount --bind /$d /mnt/$d; done
 chroot /mnt update-initramfs -u
 chroot /mnt grub-install /dev/vda
@@ -61,7 +64,7 @@ set -e
 umask 077
 mkdir -p /etc/keys
 printf '{passphrase}' >/etc/keys/secret
-echo 'secret /dev/vda3 /etc/keys/secret luks' >/etc/crypttab
+echo 'secret /dev/vda3 /etc/keys/secret luks,x-systemd.device-timeout=600' >/etc/crypttab
 echo 'KEYFILE_PATTERN=/etc/keys/*' >>/etc/cryptsetup-initramfs/conf-hook
 echo UMASK=0077 >>/etc/initramfs-tools/initramfs.conf
 update-initramfs -u
