@@ -61,9 +61,9 @@ _RECIPE = stock_debian.Recipe(
 )
 OPEN_BY_FILE = """\
 set -e
-umask 077
 mkdir -p /etc/keys
 printf '{passphrase}' >/etc/keys/secret
+chmod 600 /etc/keys/secret
 echo 'secret /dev/vda3 /etc/keys/secret luks,x-systemd.device-timeout=600' >/etc/crypttab
 echo 'KEYFILE_PATTERN=/etc/keys/*' >>/etc/cryptsetup-initramfs/conf-hook
 echo UMASK=0077 >>/etc/initramfs-tools/initramfs.conf
