@@ -20,7 +20,7 @@ from bench.images.newest_update import Newest, update_for
 from bench.initrd import early_cpio, init_cpio
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Load, Progress, boot
-from bench.records import Machine, MsrSite, worst
+from bench.records import MsrSite, worst
 from bench.run import KernelOrder, RunResult, in_order, judge_folders, new_folder, question_witness
 from bench.scenarios import KernelBoot, Skip, expand_boots
 from bench.script import render
@@ -127,8 +127,12 @@ def _needs_trace(each: KernelBoot) -> bool:
     return bool(each.script or each.init) or each.pool != EARLY_DYNAMIC_PAGE_TABLES or each.kexec is not None
 
 
-def patience(machine: Machine, limits: Limits) -> Limits:
-    """UEFI firmware takes longer than SeaBIOS to come to the kernel, many times so while exceptions are logged."""
+def patience(each: KernelBoot, limits: Limits) -> Limits:
+    """UEFI firmware takes longer than SeaBIOS to come to the kernel, many times so while exceptions are logged. What is
+    done behind the start has processors wait for each other, which takes emulated ones of a loaded computer long."""
+    machine = each.machine
+    if each.init:
+        limits = replace(limits, silence_s=max(limits.silence_s, 40.0), total_s=max(limits.total_s, 300.0))
     if machine.virtual is None or machine.virtual.firmware == "bios":
         return limits
     return replace(limits, first_byte_s=max(limits.first_byte_s, 180.0), total_s=max(limits.total_s, 300.0))
@@ -169,7 +173,7 @@ def _boot(
         load = replace(load, command_line=f"{CONSOLE} {load.command_line}")
         told = describe_boot(order.kernel, machine, load.command_line, load.initrd, handler_of(order.kernel.release))
         meta["unpatched"] = told.as_json()
-    limits = patience(machine, limits)
+    limits = patience(each, limits)
     boot(machine, load, folder, meta=meta, limits=limits, witness=order.witness, progress=progress, cancel=cancel)
 
 

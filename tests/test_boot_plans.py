@@ -10,8 +10,9 @@ import pytest
 from bench import script
 from bench.errors import UsageError
 from bench.inventory import find_root, load_inventory
+from bench.lab.boot import Limits
 from bench.records import Machine
-from bench.run_kernel import handler_of
+from bench.run_kernel import handler_of, patience
 from bench.scenarios import KernelBoot, Skip, expand_boots, load_boot_plans
 from bench.scenarios.boot_plans import BOOTS, BootPlan
 
@@ -132,3 +133,14 @@ def test_every_plan_of_the_project_fits_some_machine() -> None:
 )
 def test_a_releases_handler(release: str, variant: str) -> None:
     assert handler_of(release) == variant
+
+
+def test_where_processors_wait_for_each_other_behind_the_start_a_silence_may_be_longer() -> None:
+    machine = MACHINES["coffeelake"]
+    plans = load_boot_plans(find_root())
+    limits = {
+        name: patience(each, Limits()).silence_s
+        for name in ("exercise", "update-hotplug")
+        for each in boots(plans[name], machine)
+    }
+    assert limits == {"exercise": Limits().silence_s, "update-hotplug": 40.0}
