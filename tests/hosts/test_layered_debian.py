@@ -28,7 +28,7 @@ from tests.hosts import layered_debian
 from tests.hosts.flashing import image, methods_of, noting
 
 pytestmark = [pytest.mark.boot, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
-WAIT_S, TYPINGS = 240.0, 8
+WAIT_S, TYPINGS = 400.0, 8
 
 
 @pytest.fixture(scope="module")
