@@ -7,7 +7,7 @@ itself installs its boot loader, at its first start, with grub-install and updat
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -25,9 +25,9 @@ PACKAGES = (
     *("linux-image-cloud-amd64", "initramfs-tools", "zstd", "systemd-sysv", "udev", "dbus"),
     *("openssh-server", "grub-pc", "kexec-tools"),
 )
-# The file system as it is unpacked; of the disk's end GPT has its copy.
-SYSTEM_BYTES = 1598 << 20
-MIB, SECTOR = 1 << 20, 512
+DISK_BYTES = 1600 << 20
+# Where GRUB's core goes, and then the system's partition; of the end GPT has its copy.
+GAP_BYTES = 1 << 20
 INSTALL = """\
 #!/bin/sh
 set -x
@@ -46,33 +46,17 @@ FILES = {
         'GRUB_TERMINAL=serial\nGRUB_SERIAL_COMMAND="serial --speed=115200"\nGRUB_DISABLE_OS_PROBER=true\n'
     ),
     "etc/systemd/network/wired.network": "[Match]\nName=en*\n[Network]\nDHCP=yes\n",
+    "install-grub": INSTALL,
 }
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What lies where on the disk. Partition 1 is GRUB's core's; `install` runs once, in the unpacked system."""
-
-    name: str = "stock-debian"
-    packages: tuple[str, ...] = ()
-    """Beside those of every machine."""
-    install: str = INSTALL
-    """Says INSTALLED if it has done all, and ends with the power off."""
-    partitions_mib: tuple[int, ...] = ()
-    """In front of the unpacked system's own, which is the last one."""
-
-
-STOCK = Recipe()
-
-
-def build(folder: Path, recipe: Recipe = STOCK) -> Machine:
+def build(folder: Path) -> Machine:
     """The machine, ready to be plugged in: fetched, configured, its boot loader installed. About 40 MB are fetched."""
     origin = next(one for one in debian_origins() if not one.suites[0].endswith("-security"))
     suite = origin.suites[0]
     folder.mkdir()
     user, host = _key(folder / "user"), _key(folder / "host")
-    texts = {**FILES, "root/.ssh/authorized_keys": f"{public_line(user)}\n", "install-grub": recipe.install}
-    for name, text in texts.items():
+    for name, text in {**FILES, "root/.ssh/authorized_keys": f"{public_line(user)}\n"}.items():
         path = folder / "files" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -85,41 +69,34 @@ def build(folder: Path, recipe: Recipe = STOCK) -> Machine:
         f'cp -L "$1"/vmlinuz "$1"/initrd.img {folder}/',
         # Not /proc and /sys, which are mounted there meanwhile.
         f'cp -a --one-file-system "$1" {folder}/root',
-        f"truncate -s {SYSTEM_BYTES} {system}; mkfs.ext4 -q -L stock -d {folder}/root {system}",
+        f"truncate -s {DISK_BYTES - 2 * GAP_BYTES} {system}; mkfs.ext4 -q -L stock -d {folder}/root {system}",
         f"rm -rf {folder}/root",
     ]
-    packages = ",".join((*PACKAGES, *recipe.packages))
     command = [
-        program("mmdebstrap"), "--variant=minbase", f"--include={packages}", "--format=null",
+        program("mmdebstrap"), "--variant=minbase", f"--include={','.join(PACKAGES)}", "--format=null",
         *(f"--customize-hook={hook}" for hook in hooks), suite, "/dev/null", origin.uri,
     ]  # fmt: skip
     _run(command, folder / "mmdebstrap.log")
     disk = folder / "disk"
-    start = 1 + sum(recipe.partitions_mib)
     with disk.open("wb") as out:
-        out.truncate(start * MIB + SYSTEM_BYTES + MIB)
-    parts = ["--set-alignment=1", "--new=1:34:2047", "--typecode=1:ef02"]
-    begin = 1
-    for number, size in enumerate(recipe.partitions_mib, start=2):
-        parts.append(f"--new={number}:{begin * MIB // SECTOR}:{(begin + size) * MIB // SECTOR - 1}")
-        begin += size
-    last = 2 + len(recipe.partitions_mib)
-    _run([program("sgdisk"), *parts, f"--new={last}:{start * MIB // SECTOR}:0", str(disk)], folder / "sgdisk.log")
-    copy = ["dd", f"if={system}", f"of={disk}", "bs=1M", f"seek={start}", "conv=sparse,notrunc"]
+        out.truncate(DISK_BYTES)
+    parts = ["--set-alignment=1", "--new=1:34:2047", "--typecode=1:ef02", "--new=2:2048:0"]
+    _run([program("sgdisk"), *parts, str(disk)], folder / "sgdisk.log")
+    copy = ["dd", f"if={system}", f"of={disk}", "bs=1M", "seek=1", "conv=sparse,notrunc"]
     _run(copy, folder / "dd.log")
     system.unlink()
     machine = load_inventory(ROOT)["host-bios-grub"]
-    _install_boot_loader(machine, disk, folder, f"/dev/vda{last}")
+    _install_boot_loader(machine, disk, folder)
     spec = machine.virtual
     assert spec is not None and spec.host is not None
     files = HostFiles(disk, folder / "user", public_line(host))
-    return replace(machine, name=recipe.name, virtual=replace(spec, host=replace(spec.host, files=files)))
+    return replace(machine, name="stock-debian", virtual=replace(spec, host=replace(spec.host, files=files)))
 
 
-def _install_boot_loader(machine: Machine, disk: Path, folder: Path, root: str) -> None:
+def _install_boot_loader(machine: Machine, disk: Path, folder: Path) -> None:
     command = [
         *machine_options(machine), "-kernel", str(folder / "vmlinuz"), "-initrd", str(folder / "initrd.img"),
-        "-append", f"root={root} console=ttyS0 quiet init=/install-grub", "-serial", "stdio",
+        "-append", "root=/dev/vda2 console=ttyS0 quiet init=/install-grub", "-serial", "stdio",
         "-drive", f"if=virtio,format=raw,file={disk}",
     ]  # fmt: skip
     _run(command, folder / "install.log")
@@ -128,7 +105,7 @@ def _install_boot_loader(machine: Machine, disk: Path, folder: Path, root: str) 
 
 def _run(command: list[str], log: Path) -> None:
     with log.open("wb") as out:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=900)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=400)
     assert done.returncode == 0, f"{command[0]}: {log.read_text(errors='replace')[-2000:]}"
 
 
