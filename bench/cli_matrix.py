@@ -76,7 +76,7 @@ def matrix(
     from bench.inventory import find_root
     from bench.microcode.cases import CASES
     from bench.microcode.cover import cover
-    from bench.microcode.cross import CELL_S, left, sample
+    from bench.microcode.cross import CELL_S, QUICK_CELL_S, left, sample
     from bench.microcode.many import boots_of, run_matrix
     from bench.microcode.saved import done_cells, seconds_a_boot
 
@@ -87,7 +87,8 @@ def matrix(
     root = find_root()
     where = results or root / "results"
     chosen = _cases(case or [], slow=slow, early=early)
-    subjects = _subjects(root, kernel or ["linux-6.1"], quick=cross and not usual)
+    quick = cross and not usual
+    subjects = _subjects(root, kernel or ["linux-6.1"], quick=quick)
     package = _package(made_up=made_up)
     if cross:
         if machine or bios is not None:
@@ -111,7 +112,7 @@ def matrix(
         cells = left(cells, done_cells(where))
     words = "" if kaslr else "nokaslr"
     boots, counted = boots_of(root, cells, words=words)
-    seconds = boots * seconds_a_boot(where, guess=CELL_S) / jobs
+    seconds = boots * seconds_a_boot(where, guess=QUICK_CELL_S if quick else CELL_S) / jobs
     drawn = f", drawn from {drawable} with seed {seed}" if draw is not None else ""
     drawn = f", chosen from {total} to cover {_COVERED[covering]}{drawn}" if covering else drawn
     done = f"; {kept - len(cells)} are done" if resume else ""
@@ -168,11 +169,10 @@ class _Saver:
 
 def _cases(names: Sequence[str], *, slow: bool, early: bool) -> list[Case]:
     from bench.microcode.cases import CASES, SLOW
+    from bench.microcode.late_cases import LATE_CASES
 
     if unknown := sorted(set(names) - {c.name for c in CASES}):
         raise UsageError(f"no case {unknown[0]!r}; there are: {', '.join(c.name for c in CASES)}")
-    from bench.microcode.late_cases import LATE_CASES
-
     late = {c.name for c in LATE_CASES}
     if early and (named := sorted(late.intersection(names))):
         raise UsageError(f"--case {named[0]} goes on behind the start: not with --early")

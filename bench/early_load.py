@@ -66,7 +66,7 @@ def judge_early_load(
     data = next((step for step in window.stimulus.steps if isinstance(step, BootData)), None)
     if offer is None or data is None or (data.initrd_bytes and not capture.script):
         return None
-    if window.observation.complete and window.observation.events[-1].outcome != Outcome.DONE:
+    if window.observation.outcome not in (None, Outcome.DONE):
         return None
     processors = offer.processors or 1 + max((search.processor for search in log.searches), default=0)
     rules = _rules(offer, facts, processors)

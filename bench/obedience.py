@@ -32,7 +32,7 @@ def obedience(asked: Sequence[scripts.Step], window: Window) -> str:
     for number, (wanted, got) in enumerate(zip(asked, announced, strict=False)):
         if _wanted(number, wanted) != _got(got):
             return f"step {number}: the script asks for {_wanted(number, wanted)}, the machine announced {_got(got)}"
-    ended = window.observation.complete and window.observation.events[-1].outcome == Outcome.DONE
+    ended = window.observation.outcome == Outcome.DONE
     if len(announced) > len(asked):
         return f"the machine announced {len(announced)} steps, the script has {len(asked)}"
     if ended and len(announced) < len(asked):
@@ -50,8 +50,7 @@ def exercised(asked: Sequence[scripts.Step], window: Window) -> str:
     for number, (want, got) in enumerate(zip(wanted, made, strict=False)):
         if want != got:
             return f"access {number} of the exerciser: the script asks for {want}, the machine announced {got}"
-    last = window.observation.events[-1] if window.observation.complete else None
-    over = last is not None and last.outcome == Outcome.DONE
+    over = window.observation.outcome == Outcome.DONE
     if len(made) > len(wanted) or (over and len(made) < len(wanted)):
         return f"the exerciser announced {len(made)} accesses, its script has {len(wanted)}"
     return ""

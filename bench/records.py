@@ -458,6 +458,11 @@ class Observation:
     """True if the window's `end` was read."""
     damage: tuple[Damage, ...] = ()
 
+    @property
+    def outcome(self) -> int | None:
+        """How the window ended, as its `end` has it (`wire.Outcome`); None: that was not read."""
+        return self.events[-1].outcome if self.complete else None
+
 
 @dataclass(frozen=True)
 class Window:

@@ -20,8 +20,8 @@ from bench.x86.signature import parse_model, platform_ids, processor
 _CPU = "Skylake-Client"
 _MAXPHYADDR = 39
 SUFFIX = ".initramfs"
-# What a cell is reckoned with where no run of the store tells.
-CELL_S = 3.5
+# What a boot is reckoned with where no run of the store tells, with the usual start and with the quick one.
+CELL_S, QUICK_CELL_S = 3.5, 1.5
 
 
 def machine_of_signature(signature: int, platform_id: int) -> Machine:

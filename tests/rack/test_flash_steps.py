@@ -199,32 +199,25 @@ def added(box: Box) -> Addition:
 class TestEntry:
     """custom.cfg with ours in it, and with theirs as it was."""
 
-    def test_theirs_stays_and_ours_is_replaced_and_withdrawn(self, box: Box) -> None:
-        custom, theirs = box.boot / "grub" / "custom.cfg", b"menuentry 'theirs' {\n}\n"
+    @pytest.mark.parametrize(
+        ("theirs", "ended"), [(b"menuentry 'theirs' {\n}\n", True), (b"set theirs=1\nset more=2", False)]
+    )
+    def test_theirs_stays_and_ours_is_replaced_and_withdrawn(self, box: Box, theirs: bytes, ended: bool) -> None:
+        """A last line that is not ended is kept apart from ours, and is not ended afterwards either."""
+        custom = box.boot / "grub" / "custom.cfg"
         custom.write_bytes(theirs)
         before = box.look()
-        for _ in range(2):
+        head = theirs + BEGIN if ended else theirs + b"\n" + BEGIN + GLUED
+        for _ in range(3):
             added(box)
-            assert custom.read_bytes().count(BEGIN) == 1 and custom.read_bytes().startswith(theirs)
+            content = custom.read_bytes()
+            assert content.startswith(head + b"menuentry ") and content.count(BEGIN) == 1
         found = box.look()
         assert found.left.entries and found.default == before.default
         with box.ssh() as ssh:
             assert Grub().withdraw(ssh, found.system) == ["entry in custom.cfg"]
-        assert custom.read_bytes() == theirs and not box.look().left.something
-
-    def test_a_last_line_that_is_not_ended_is_not_glued_to_ours_and_comes_back_as_it_was(self, box: Box) -> None:
-        custom, theirs = box.boot / "grub" / "custom.cfg", b"set theirs=1\nset more=2"
-        custom.write_bytes(theirs)
-        before = box.look()
-        for _ in range(3):
-            added(box)
-            lines = custom.read_bytes().splitlines(keepends=True)
-            assert lines[:4] == [b"set theirs=1\n", b"set more=2\n", BEGIN, GLUED] and lines.count(BEGIN) == 1
-        found = box.look()
-        assert found.left.entries and found.default == before.default
-        with box.ssh() as ssh:
-            Grub().withdraw(ssh, found.system)
-        assert custom.read_bytes() == theirs and box.look().default == before.default
+        after = box.look()
+        assert custom.read_bytes() == theirs and after.default == before.default and not after.left.something
 
     def test_a_block_whose_end_is_lost_is_not_guessed_at(self, box: Box) -> None:
         custom = box.boot / "grub" / "custom.cfg"
