@@ -13,6 +13,7 @@ from bench.images.kernel import KernelImage, build_kernel
 from bench.images.kernel_apt import Origin, PackageGone, debian_origins, open_apt, with_suites
 from bench.images.kernel_source import Wishes, makefile_release, release_of_source
 from bench.images.kernel_tools import TOOLS
+from bench.images.packages import obtain
 from tests.test_doctor import program
 from tests.tiny_source import archive, package, project, repository
 
@@ -199,6 +200,24 @@ def test_of_two_that_want_the_lists_one_waits_for_the_other(tmp_path: Path, mirr
         assert [each.result() for each in asked] == [["6.1.10-1"]] * 2
     # The first one has written the sources, and the second found its lists there.
     assert mirror.read_text().splitlines() in (["updated"], ["updated"] * 2)
+
+
+PACKAGES_GET = """case "$*" in
+*" download "*) for last; do :; done; echo "$last" >>{log}; : >"${{last%%=*}}_1_all.deb";;
+esac"""
+PACKAGES_CACHE = """for last; do :; done; case "$*" in
+*" madison "*) echo "$last | 1 | http://mirror bookworm/main amd64 Packages";;
+*" show tool=1") echo "Depends: libtool, other";;
+esac"""
+
+
+def test_of_two_that_want_the_same_packages_one_fetches_them(tmp_path: Path, mirror: Path) -> None:
+    program(tmp_path / "apt-bin", "apt-get", PACKAGES_GET.format(log=mirror))
+    program(tmp_path / "apt-bin", "apt-cache", PACKAGES_CACHE)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: obtain(["tool"], tmp_path / "packages"), range(2))
+    assert one == other and sorted(path.name for path in one.values()) == ["libtool_1_all.deb", "tool_1_all.deb"]
+    assert mirror.read_text().splitlines() == ["tool=1", "libtool=1"]
 
 
 @pytest.mark.usefixtures("mirror")

@@ -183,9 +183,10 @@ class Apt:
 
     def download(self, package: str, version: str, to: Path) -> Path:
         """Fetch a package into the folder `to`. Raises PackageGone, or LabError if the mirror does not answer."""
-        if version not in self.versions(package):
-            self.update()
         others = self.versions(package)
+        if version not in others:
+            self.update()
+            others = self.versions(package)
         if version not in others:
             raise PackageGone(package, version, others)
         with self._alone():

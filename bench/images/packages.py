@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -32,15 +33,25 @@ def obtain(names: Iterable[str], cache: Path | None = None) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = sorted(names)
     index = folder / f"{hash_of(wanted)[:16]}.json"
-    try:
-        listed = {name: folder / file for name, file in json.loads(index.read_bytes()).items()}
-        if all(path.is_file() for path in listed.values()):
+    if listed := _listed(index):
+        return listed
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another run, or another machine's of this one, may have fetched them meanwhile.
+        if listed := _listed(index):
             return listed
-    except (OSError, ValueError, AttributeError):
-        pass
-    found = _fetch(wanted, folder)
-    write_whole(index, (json.dumps({name: path.name for name, path in found.items()}, indent=1) + "\n").encode())
+        found = _fetch(wanted, folder)
+        write_whole(index, (json.dumps({name: path.name for name, path in found.items()}, indent=1) + "\n").encode())
     return found
+
+
+def _listed(index: Path) -> dict[str, Path]:
+    """What an index names, if all of it is there; else nothing."""
+    try:
+        listed = {name: index.parent / file for name, file in json.loads(index.read_bytes()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return listed if all(path.is_file() for path in listed.values()) else {}
 
 
 def _fetch(wanted: Iterable[str], folder: Path) -> dict[str, Path]:
