@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -53,6 +54,9 @@ def matrix(
         int | None,
         typer.Option("--cover", min=1, max=2, help="Few cells with each value of each factor (1), or each pair (2)."),
     ] = None,
+    piece: Annotated[
+        str | None, typer.Option("--part", metavar="K/N", help="The Kth of N parts: several computers share the cells.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draw (default: another one each time, said).")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Leave out cells that the store has of this kernel.")
@@ -76,7 +80,7 @@ def matrix(
     from bench.inventory import find_root
     from bench.microcode.cases import CASES
     from bench.microcode.cover import cover
-    from bench.microcode.cross import CELL_S, QUICK_CELL_S, left, sample
+    from bench.microcode.cross import CELL_S, QUICK_CELL_S, left, part, sample
     from bench.microcode.many import boots_of, run_matrix
     from bench.microcode.saved import done_cells, seconds_a_boot
 
@@ -107,6 +111,8 @@ def matrix(
         cells = sample(cells, draw, seed)
     elif seed is not None:
         raise UsageError("--seed is of a draw: give --sample too")
+    if piece is not None:
+        cells = part(cells, *_part(piece))
     kept = len(cells)
     if resume:
         cells = left(cells, done_cells(where))
@@ -115,6 +121,7 @@ def matrix(
     seconds = boots * seconds_a_boot(where, guess=QUICK_CELL_S if quick else CELL_S) / jobs
     drawn = f", drawn from {drawable} with seed {seed}" if draw is not None else ""
     drawn = f", chosen from {total} to cover {_COVERED[covering]}{drawn}" if covering else drawn
+    drawn += f", part {piece}" if piece else ""
     done = f"; {kept - len(cells)} are done" if resume else ""
     about = next(
         f"{seconds / unit_s:.0f} {unit}"
@@ -179,6 +186,13 @@ def _cases(names: Sequence[str], *, slow: bool, early: bool) -> list[Case]:
     if names:
         return [c for c in CASES if c.name in names]
     return [c for c in CASES if (slow or c.name not in SLOW) and not (early and c.name in late)]
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--part {text!r}: give it as K/N, such as 2/3 for the second of three parts")
+    return int(match[1]), int(match[2])
 
 
 def _package(*, made_up: bool) -> Package | None:

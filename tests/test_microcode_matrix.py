@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from bench.cli_kernels import UPDATES_TAG, kernel_tasks
+from bench.cli_matrix import matrix
+from bench.errors import UsageError
 from bench.images.kernel_image import KernelImage
 from bench.images.microcode_package import FILES, Package
 from bench.inventory import load_inventory
 from bench.lab.load import Load
 from bench.lab.virtual import qemu_command
 from bench.microcode.cases import CASES, HIL, SLOW, Case, case
-from bench.microcode.cross import bios_revisions, cross, left, machine_of_signature, machines, sample
+from bench.microcode.cross import bios_revisions, cross, left, machine_of_signature, machines, part, sample
 from bench.microcode.observe import Observed, Write
 from bench.microcode.order import NO_LATE_LOADING, NOT_HERE, run_matrix_order
 from bench.microcode.run import QUICK, Result, Subject, initrd_of, machine_of, offer_of, prepare, subject_of
@@ -149,6 +151,24 @@ def test_a_draw_is_the_same_by_its_seed_and_what_is_done_is_left_out(package: Pa
     assert drawn == sample(cells, 20, 7) != sample(cells, 20, 8) and len({cell.key for cell in drawn}) == 20
     assert sample(cells, 10**6, 1) == cells
     assert left(drawn, [cell.key for cell in drawn[:5]] + [("x", "y", "z")]) == drawn[5:]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_the_parts_are_the_whole_and_a_kernel_on_a_machine_is_in_one_of_them(package: Package, parts: int) -> None:
+    cells = cross(package, [SUBJECT, replace(SUBJECT, sha256="other")], list(CASES), processors=2, times=1)
+    pieces = [part(cells, number, parts) for number in range(1, parts + 1)]
+    assert [cell for piece in pieces for cell in piece] == cells
+    blocks = [{(cell.subject.sha256, cell.name) for cell in piece} for piece in pieces]
+    assert sum(map(len, blocks)) == len(set().union(*blocks))
+    assert all(abs(len(piece) - len(cells) / parts) <= len(CASES) * 4 for piece in pieces)
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/", "a/b", "-1/2", "1/2/3", "٣/٣"])
+def test_a_part_is_a_number_of_a_number(text: str, package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.cli_matrix._subjects", lambda *_, **__: [SUBJECT])
+    monkeypatch.setattr("bench.cli_matrix._package", lambda **_: package)
+    with pytest.raises(UsageError, match="give it as K/N, such as 2/3"):
+        matrix(cross=True, piece=text)
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------

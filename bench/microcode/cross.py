@@ -6,6 +6,7 @@ asks of a processor is its signature, its platform id and its revision, all of w
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -98,6 +99,18 @@ def sample(cells: Sequence[Cell], count: int, seed: int) -> list[Cell]:
     """So many of the cells, drawn by `seed`, in the order in which they stand."""
     places = sorted(random.Random(seed).sample(range(len(cells)), min(count, len(cells))))
     return [cells[place] for place in places]
+
+
+def part(cells: Sequence[Cell], number: int, parts: int) -> list[Cell]:
+    """The `number`th (from 1) of so many parts of about equal size. A kernel on a machine is in one of them."""
+    found: list[Cell] = []
+    start = 0
+    for _, block in itertools.groupby(cells, key=lambda cell: (cell.subject.sha256, cell.name)):
+        together = list(block)
+        if start * parts // len(cells) == number - 1:
+            found += together
+        start += len(together)
+    return found
 
 
 def left(cells: Iterable[Cell], done: Iterable[tuple[str, str, str]]) -> list[Cell]:
