@@ -61,6 +61,11 @@ class Outcome:
             return self.result.verdict
         return {Verdict.FAIL: Verdict.PASS, Verdict.MISS: Verdict.MISS}.get(self.result.verdict, Verdict.ERROR)
 
+    @property
+    def whole(self) -> bool:
+        """Every scenario has told something, or has a reason why it was left out."""
+        return self.result is not None and all(each.verdict is not Verdict.MISS for each in self.result.scenarios)
+
 
 def carry_out(
     tasks: Sequence[Task],
@@ -125,9 +130,9 @@ def carry_out(
                 done, futures = wait(futures, return_when=FIRST_COMPLETED, timeout=0.5)
                 outcomes += [future.result() for future in done]
         except KeyboardInterrupt:
+            interrupted()
             for stop in stops:
                 stop.set()
-            interrupted()
             outcomes += [future.result() for future in futures]
     place = {id(task): number for number, task in enumerate(tasks)}
     return sorted(outcomes, key=lambda o: place[id(o.task)])

@@ -135,7 +135,8 @@ class _Run:
         def finished(outcome: Outcome) -> None:
             _store(self._results, outcome)
             task, text = outcome.task, one_line(outcome)
-            journal.ended(Ended(task.name, _sha256(task, self._payload), outcome.verdict, text))
+            if outcome.whole or not board.was_interrupted:  # else --resume takes it from its beginning
+                journal.ended(Ended(task.name, _sha256(task, self._payload), outcome.verdict, text))
             board.finish(task.name, outcome.verdict, text)
 
         try:

@@ -1,0 +1,52 @@
+"""`bench run` that is interrupted: what has told all that it can is done, what was cut short is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.batch import Outcome, Task
+from bench.cli_run import run
+from bench.journal import latest
+from bench.judge import Judgement
+from bench.records import Finding, ScenarioResult, Verdict, worst
+from bench.run import RunResult
+
+
+def outcome(task: Task, *verdicts: Verdict) -> Outcome:
+    rows = tuple(
+        ScenarioResult(f"s{n}", v, findings=(Finding("bench", "the run was interrupted"),) if v is Verdict.MISS else ())
+        for n, v in enumerate(verdicts)
+    )
+    verdict = worst(list(verdicts))
+    judgement = Judgement(task.order.machine.name, "", "", True, verdict, rows, (), ())
+    return Outcome(task, RunResult(task.order, judgement, rows, verdict, 1.0, Path(), "aa", datetime.now(UTC)))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "done"),
+    [
+        ((Verdict.FAIL, Verdict.MISS), False),
+        ((Verdict.PASS, Verdict.MISS), False),
+        ((Verdict.FAIL, Verdict.PASS), True),
+        ((Verdict.PASS, Verdict.SKIP), True),
+    ],
+)
+def test_what_ctrl_c_cut_short_is_taken_from_its_beginning(
+    verdicts: Sequence[Verdict], done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def carry_out(tasks: Sequence[Task], **tell: Any) -> list[Outcome]:
+        tell["interrupted"]()
+        came = outcome(tasks[0], *verdicts)
+        tell["finished"](came)
+        return [came]
+
+    monkeypatch.setattr("bench.batch.carry_out", carry_out)
+    monkeypatch.setattr("bench.cli_run._store", lambda *_: None)
+    asked = {"machine": ["haswell"], "variant": ["v3.9"], "scenario": ["repeated"]}
+    assert run(**asked, results=tmp_path, json=True) == 130  # type: ignore[arg-type]
+    assert bool(latest(tmp_path).ended) is done
