@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bench.cache import cache_folder
 from bench.errors import UsageError
 from bench.images.disk import build_disk
+from bench.images.disk_layers import LAYERED
 from bench.images.known_good import build_known_good
 from bench.images.small_system import dropbear_key, keys_archive
 from bench.records import HostFiles, Machine
@@ -36,7 +37,8 @@ def with_files(machine: Machine, root: Path, *, keys: Path | None = None) -> Mac
     disk = None
     if spec.host.disk != "none":
         archive = keys_archive(host_key=_for_dropbear(host), authorized_keys=[public_line(user)])
-        disk = build_disk(spec.host.disk, build_known_good(root), archive).path
+        system = build_known_good(root, layered=spec.host.disk in LAYERED)
+        disk = build_disk(spec.host.disk, system, archive).path
     files = HostFiles(disk, folder / "user", public_line(host))
     return replace(machine, virtual=replace(spec, host=replace(spec.host, files=files)))
 

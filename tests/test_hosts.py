@@ -14,6 +14,7 @@ from bench.hosts import with_files
 from bench.images import disk
 from bench.images.disk import KINDS, build_disk
 from bench.images.lvm import one_volume
+from bench.images.md import half_a_mirror
 from bench.images.modules import in_order
 from bench.images.small_system import BuiltSystem, dropbear_key, keys_archive
 from bench.inventory import load_inventory
@@ -137,6 +138,21 @@ def test_a_logical_volume_is_as_large_as_whole_extents_allow() -> None:
     for line in (b'id = "benchp-pppp-pppp-pppp-pppp-pppp-pppppp"', b"extent_count = 3\n", b"pe_start = 2048\n"):
         assert line in text
     assert label[32:64] == b"bench" + 27 * b"p"
+
+
+def test_half_a_mirror_says_that_the_other_half_is_missing() -> None:
+    half = half_a_mirror(2048 + 5)
+    assert (len(half.head), half.sectors) == (2048 * 512, 5)
+    block = half.head[4096 : 4096 + 260]
+    # Offsets of struct mdp_superblock_1, counted by hand: magic, level, size, raid_disks, data_offset, data_size.
+    fields = {0: 0xA92B4EFC, 72: 1, 80: 5, 92: 2, 128: 2048, 136: 5, 144: 8, 160: 0, 220: 2}
+    assert {at: struct.unpack_from("<I", block, at)[0] for at in fields} == fields
+    assert struct.unpack_from("<2H", block, 256) == (0, 0xFFFE)
+    words = list(struct.unpack("<65I", block))
+    own, words[54] = words[54], 0
+    total = sum(words)
+    assert own == (total + total // 2**32) % 2**32
+    assert not any(half.head[:4096]) and not any(half.head[4096 + 260 :])
 
 
 def checksum(data: bytes) -> int:

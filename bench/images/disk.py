@@ -8,6 +8,8 @@
 | ``systemd-boot`` | 1 ESP, which is /boot | systemd-boot at the fallback path |
 | ``bios-grub-blind`` | as bios-grub, /boot is btrfs | GRUB, which cannot write there: a one-shot would boot for ever |
 | ``bios-grub-lvm`` | as bios-grub, /boot on a logical volume | the same |
+| ``bios-grub-raid`` | as bios-grub, /boot on a mirror (md) without its other half | the same |
+| ``bios-grub-luks`` | as bios-grub, and 4, on which the machine makes itself an encrypted root | as bios-grub |
 
 GRUB's configuration is that of Debian's grub-mkconfig as far as one-shots go: next_entry, saved_entry, custom.cfg.
 """
@@ -25,10 +27,9 @@ from pathlib import Path
 
 from bench.cache import cache_folder
 from bench.errors import LabError, UsageError
-from bench.images import lvm
+from bench.images.disk_layers import BLIND, ON_MIRROR, ON_VOLUME, SECRET_ROOT, layer_under_boot, told_to_init
 from bench.images.kernel_cache import hash_of
 from bench.images.kernel_source import sha256_of
-from bench.images.lvm import one_volume
 from bench.images.packages import files_of, obtain
 from bench.images.small_system import BuiltSystem
 from bench.initrd import FOLDER, entry
@@ -43,6 +44,9 @@ _BIOS_BOOT = (34, 2047)
 _ESP = (2048, 34815)
 _BOOT = (34816, SIZE_BYTES // _SECTOR - 35)
 _WHOLE = (2048, SIZE_BYTES // _SECTOR - 35)
+# Beside an encrypted root of 128 MiB.
+_LESS_BOOT = (_BOOT[0], _BOOT[1] - (128 << 11))
+_SECRET = (_LESS_BOOT[1] + 1, _BOOT[1])
 _LABEL = "BENCHBOOT"
 _GRUB_MODULES = (
     *("part_gpt", "fat", "ext2", "btrfs", "normal", "configfile", "linux", "echo", "serial", "terminal", "test"),
@@ -92,7 +96,8 @@ TOOLS: Mapping[str, str] = {
 }  # fmt: skip
 GRUB_FOLDER = Path("/usr/lib/grub")
 SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
-KINDS = ("bios-grub", "uefi-grub", SECURE_BOOT_DISK, "systemd-boot", "bios-grub-blind", "bios-grub-lvm")
+_BY_BIOS = ("bios-grub", BLIND, ON_VOLUME, ON_MIRROR, SECRET_ROOT)
+KINDS = (*_BY_BIOS, "uefi-grub", SECURE_BOOT_DISK, "systemd-boot")
 # Name on the ESP → where it lies in Debian's packages.
 SIGNED_PACKAGES = ("shim-signed", "grub-efi-amd64-signed")
 _SIGNED = {
@@ -149,9 +154,7 @@ def _require(kind: str) -> list[Path]:
     """Check that all programs are there; the boot loader's files, which the disk depends on."""
     lacking = {package for program, package in TOOLS.items() if _program(program) is None}
     wanted = {
-        "bios-grub": [GRUB_FOLDER / "i386-pc" / "boot.img"],
-        "bios-grub-blind": [GRUB_FOLDER / "i386-pc" / "boot.img"],
-        "bios-grub-lvm": [GRUB_FOLDER / "i386-pc" / "boot.img"],
+        **{each: [GRUB_FOLDER / "i386-pc" / "boot.img"] for each in _BY_BIOS},
         "uefi-grub": [GRUB_FOLDER / "x86_64-efi" / "kernel.img"],
         "systemd-boot": [SYSTEMD_BOOT],
         SECURE_BOOT_DISK: [],
@@ -180,16 +183,14 @@ def _run(*words: str | Path) -> None:
 
 
 def _make(kind: str, system: BuiltSystem, keys: bytes, work: Path) -> None:
-    blind = kind == "bios-grub-blind"
-    volume = one_volume(_sectors(_BOOT)) if kind == "bios-grub-lvm" else None
+    place = _LESS_BOOT if kind == SECRET_ROOT else _BOOT
+    layer = layer_under_boot(kind, _sectors(place))
     disk, boot = work / "disk", work / "boot"
     boot.mkdir()
     shutil.copyfile(system.kernel, boot / "vmlinuz")
-    if blind:
-        keys += entry("etc", mode=FOLDER) + entry("etc/boot-fs", b"btrfs\n") + entry("TRAILER!!!", mode=0)
-    if volume is not None:
-        told = f"{lvm.GROUP}-{lvm.VOLUME} {volume.uuid}\n{volume.sectors} {lvm.FIRST}\n"
-        keys += entry("etc", mode=FOLDER) + entry("etc/boot-volume", told.encode()) + entry("TRAILER!!!", mode=0)
+    if told := told_to_init(kind, _sectors(place)):
+        files = b"".join(entry(name, content) for name, content in told.items())
+        keys += entry("etc", mode=FOLDER) + files + entry("TRAILER!!!", mode=0)
     initrd = system.initrd.read_bytes()
     (boot / "initrd").write_bytes(initrd + bytes(-len(initrd) % 4) + keys)
     with disk.open("wb") as file:
@@ -206,7 +207,10 @@ def _make(kind: str, system: BuiltSystem, keys: bytes, work: Path) -> None:
         shutil.copyfile(SYSTEMD_BOOT, efi / "BOOTX64.EFI")
         _put(_fat(boot, _WHOLE, work), disk, _WHOLE)
         return
-    _partition(disk, {3: (_BIOS_BOOT, "ef02"), 1: (_ESP, "ef00"), 2: (_BOOT, "8300" if volume is None else "8e00")})
+    partitions = {3: (_BIOS_BOOT, "ef02"), 1: (_ESP, "ef00"), 2: (place, layer.partition_type if layer else "8300")}
+    if kind == SECRET_ROOT:
+        partitions[4] = (_SECRET, "8309")
+    _partition(disk, partitions)
     (boot / "grub").mkdir()
     (boot / "grub" / "grub.cfg").write_text(_GRUB_CONFIG % words)
     _run("grub-editenv", boot / "grub" / "grubenv", "create")
@@ -222,17 +226,16 @@ def _make(kind: str, system: BuiltSystem, keys: bytes, work: Path) -> None:
     if kind == "uefi-grub":
         _run("grub-mkimage", "-O", "x86_64-efi", *common, "-o", efi / "BOOTX64.EFI", *_GRUB_MODULES)
     else:
-        modules = (*_GRUB_MODULES, "biosdisk", *(("lvm",) if volume is not None else ()))
+        modules = (*_GRUB_MODULES, "biosdisk", *((layer.grub_module,) if layer else ()))
         _run("grub-mkimage", "-O", "i386-pc", *common, "-o", work / "core.img", *modules)
         _install_for_bios(disk, work / "core.img")
     _put(_fat(work / "esp", _ESP, work), disk, _ESP)
-    if volume is not None:
-        (work / "head").write_bytes(volume.head)
-        _put(work / "head", disk, _BOOT)
-        inside = (_BOOT[0] + lvm.FIRST, _BOOT[0] + lvm.FIRST + volume.sectors - 1)
-        _put(_ext4(boot, work, inside), disk, inside)
-        return
-    _put(_btrfs(boot, work) if blind else _ext4(boot, work), disk, _BOOT)
+    if layer is not None:
+        (work / "head").write_bytes(layer.head)
+        _put(work / "head", disk, place)
+        first = place[0] + len(layer.head) // _SECTOR
+        place = (first, first + layer.sectors - 1)
+    _put(_btrfs(boot, work) if kind == BLIND else _ext4(boot, work, place), disk, place)
 
 
 def _put_signed_loaders(esp: Path) -> None:

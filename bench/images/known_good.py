@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from bench.images.modules import by_list
@@ -23,7 +24,7 @@ SYSTEM = SmallSystem(
     name="known-good",
     recipe=2,
     sources=Path("firmware-images") / "known-good",
-    scripts={"init": "init", "etc/udhcpc": "udhcpc"},
+    scripts={"init": "init", "etc/serve": "serve", "etc/udhcpc": "udhcpc"},
     kernel="debian-cloud-6.1",
     packages=(
         "busybox-static",
@@ -58,7 +59,22 @@ SYSTEM = SmallSystem(
     place_modules=by_list,
 )
 
+# The same, where /boot is on RAID or root is encrypted.
+LAYERED_SYSTEM = replace(
+    SYSTEM,
+    name="known-good-layered",
+    packages=(*SYSTEM.packages, "mdadm", "cryptsetup-bin"),
+    programs={
+        **SYSTEM.programs,
+        "sbin/mdadm": ("sbin/mdadm", "usr/sbin/mdadm"),
+        "sbin/cryptsetup": ("sbin/cryptsetup", "usr/sbin/cryptsetup"),
+        "sbin/mke2fs": ("sbin/mke2fs", "usr/sbin/mke2fs"),
+    },
+    applets=(*APPLETS, "switch_root"),
+    modules={**SYSTEM.modules, "modules.raid1": ("raid1",), "modules.dm_crypt": ("dm_crypt", "ecb", "xts")},
+)
 
-def build_known_good(root: Path, *, cache: Path | None = None) -> BuiltSystem:
+
+def build_known_good(root: Path, *, layered: bool = False, cache: Path | None = None) -> BuiltSystem:
     """Build the system of the project at `root`, or find it built. See `build_system`."""
-    return build_system(root, SYSTEM, cache=cache)
+    return build_system(root, LAYERED_SYSTEM if layered else SYSTEM, cache=cache)

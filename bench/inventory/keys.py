@@ -43,21 +43,21 @@ QEMU_CPUS: Mapping[str, tuple[int, int]] = {
     "KnightsMill": (6, 133),
 }
 HostDisk = Literal[
-    "bios-grub", "uefi-grub", "uefi-grub-signed", "systemd-boot", "bios-grub-blind", "bios-grub-lvm", "none"
+    "bios-grub", "uefi-grub", "uefi-grub-signed", "systemd-boot", "bios-grub-blind", "bios-grub-lvm", "bios-grub-raid",
+    "bios-grub-luks", "none",
 ]  # fmt: skip
 HostMethod = Literal["grub", "systemd-boot", "bootnext", "kexec", "pxe"]
+_BY_BIOS = ("bios-grub", "bios-grub-blind", "bios-grub-lvm", "bios-grub-raid", "bios-grub-luks")
 # What each disk can be started with, and the firmware that it is for.
 _METHODS_OF_DISK: Mapping[str, tuple[str, ...]] = {
-    "bios-grub": ("grub", "kexec"),
-    "bios-grub-blind": ("grub", "kexec"),
-    "bios-grub-lvm": ("grub", "kexec"),
+    **dict.fromkeys(_BY_BIOS, ("grub", "kexec")),
     "uefi-grub": ("grub", "bootnext", "kexec"),
     "uefi-grub-signed": ("grub", "bootnext", "kexec"),
     "systemd-boot": ("systemd-boot", "bootnext", "kexec"),
     "none": (),
 }
 _FIRMWARE_OF_DISK = {
-    "bios-grub": "bios", "bios-grub-blind": "bios", "bios-grub-lvm": "bios",
+    **dict.fromkeys(_BY_BIOS, "bios"),
     "uefi-grub": "uefi", "uefi-grub-signed": "uefi", "systemd-boot": "uefi",
 }  # fmt: skip
 # -cpu properties that follow from the machine's own keys, so that the two can never disagree.

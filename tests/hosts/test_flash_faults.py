@@ -202,7 +202,10 @@ def test_a_host_key_that_is_another_one_stops_it_before_any_byte(one: Host, tmp_
     )
 
 
-@pytest.mark.parametrize(("disk", "layers"), [("bios-grub-blind", ()), ("bios-grub-lvm", ("LVM bench-boot",))])
+@pytest.mark.parametrize(
+    ("disk", "layers"),
+    [("bios-grub-blind", ()), ("bios-grub-lvm", ("LVM bench-boot",)), ("bios-grub-raid", ("RAID md0",))],
+)
 def test_a_grub_that_cannot_consume_is_found_before_the_first_flash_and_the_next_method_taken(
     disk: str, layers: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -87,7 +87,7 @@ def test_it_answers_ssh_switches_itself_off_and_comes_back_by_its_switch(name: s
     assert [boot in text for boot in (first, second)] == [True, True], "one serial line for both power cycles"
 
 
-@pytest.mark.parametrize("kind", ["bios-grub", "bios-grub-blind", "bios-grub-lvm"])
+@pytest.mark.parametrize("kind", ["bios-grub", "bios-grub-blind", "bios-grub-lvm", "bios-grub-raid"])
 def test_a_one_shot_is_consumed_where_grub_can_write(kind: str, tmp_path: Path) -> None:
     entry = "menuentry once --id once { linux /vmlinuz console=ttyS0,115200 panic=10 once; initrd /initrd; }"
     with heard(of_disk(kind), tmp_path) as (there, _):

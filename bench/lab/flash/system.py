@@ -41,7 +41,12 @@ layers() {
 under() {
     s=$1
     [ ! -L "$s" ] || s=$(readlink -f "$s")
-    case $s in /dev/*) layers "${s##*/}";; esac
+    # Without udev the name of a mapped device is no link but a node.
+    case $s in
+        /dev/mapper/*)
+            for d in /sys/class/block/dm-*; do [ "$(line $d/dm/name)" != "${s##*/}" ] || layers "${d##*/}"; done;;
+        /dev/*) layers "${s##*/}";;
+    esac
 }
 echo @user; id -u
 echo @kernel; line /proc/sys/kernel/osrelease
