@@ -20,7 +20,7 @@ from statistics import median
 from unittest import mock
 
 from bench.hardware import PxeLoader
-from bench.images.kernel import find_kernel
+from bench.images.kernel import build_kernel
 from bench.inventory import load_inventory
 from bench.lab.boot import Progress, State, boot
 from bench.lab.load import Load
@@ -147,12 +147,9 @@ def by_bench(load: Load, one: Box, server: BootServer, folder: Path) -> float:
 
 
 def loads() -> Iterator[tuple[str, Load]]:
-    """The payload, and the patched kernel if it is built."""
+    """The payload and the patched kernel."""
     yield "payload", payload_load(load_inventory(REPO)["haswell"])[0]
-    kernel = find_kernel(REPO, KERNEL)
-    if kernel is None:
-        print(f"{KERNEL} is not built, so only the payload is measured: bench images build {KERNEL}", file=sys.stderr)
-        return
+    kernel = build_kernel(REPO, KERNEL)
     plan = load_boot_plans(REPO)["exercise"].model_copy(update={"hypervisor": True, "pool": [9]})
     each = expand_boots(plan, load_inventory(REPO)[MODEL], "v6.1")
     assert not isinstance(each, Skip)

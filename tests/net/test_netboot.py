@@ -14,7 +14,7 @@ import pytest
 from bench.errors import LabError
 from bench.hardware import NetworkMode, PxeLoader
 from bench.images import build_init
-from bench.images.kernel import find_kernel
+from bench.images.kernel import build_kernel
 from bench.inventory import load_inventory
 from bench.lab.net import loader as loader_module
 from bench.lab.net import segment as segment_module
@@ -28,7 +28,7 @@ from bench.scenarios import load_boot_plans
 from tests.net.boots import LIMITS, boot_network, boot_payload, events, steps
 from tests.net.machines import ADDRESSES, NETWORK, REPO, box, mac, site_server, starts_its_disk
 
-pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 WAYS = [
     pytest.param(PxeLoader.IPXE, "bios", id="bios-ipxe"),
@@ -78,9 +78,7 @@ def test_a_traced_kernel_passes_as_any_boot_of_metal_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: PxeLoader, firmware: str
 ) -> None:
     """The whole way of `bench run`: the loader is chosen by the entry, the servers start and end with the boot."""
-    kernel = find_kernel(REPO, "linux-6.1-trace")
-    if kernel is None:
-        pytest.fail("linux-6.1-trace is not built: bench images build linux-6.1-trace")
+    kernel = build_kernel(REPO, "linux-6.1-trace")
     # The plan asks for a processor without the hypervisor's flag, which only a virtual machine can be given: this one,
     # which stands for metal, has been given it.
     plan = load_boot_plans(REPO)["exercise"].model_copy(update={"hypervisor": True, "pool": [9]})
