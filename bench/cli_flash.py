@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.errors import UsageError
+from bench.errors import LabError, UsageError
 from bench.terminal import note, say
 
 if TYPE_CHECKING:
@@ -105,6 +105,13 @@ def _noting(capture: CaptureWriter, *, json: bool) -> Any:
     return noted
 
 
+def _last_words(capture: CaptureWriter) -> str:
+    from bench.lab.text import escape
+
+    lines = [line for line in capture.tail().splitlines() if line.strip()]
+    return escape(lines[-1].strip()) if lines else "nothing"
+
+
 @contextmanager
 def _ours(name: str, results: Path | None, wait_s: float) -> Iterator[tuple[Machine, SwitchedPower, CaptureWriter]]:
     """The machine, leased, with its power and its serial line captured; off at the end."""
@@ -130,8 +137,12 @@ def _ours(name: str, results: Path | None, wait_s: float) -> Iterator[tuple[Mach
         with CaptureWriter(
             folder, url=machine.serial_url, baud=machine.serial_baud, info=info, reconnect_s=RECONNECT_S
         ) as capture:
+            note(f"{machine.name}: reaching its own system; a start may take {_patience(machine):g} s")
             try:
                 yield machine, power, capture
+            except LabError:
+                note(f"{machine.name}: its serial line, captured in {folder}, said last: {_last_words(capture)}")
+                raise
             finally:
                 power.off()
 

@@ -88,6 +88,7 @@ def matrix(
         for each in CASES:
             say(jsons.dumps({"case": each.name, "about": each.about}) if json else f"{each.name:18} {each.about}")
         return 0
+    share = _part(piece) if piece is not None else None
     root = find_root()
     where = results or root / "results"
     chosen = _cases(case or [], slow=slow, early=early)
@@ -111,8 +112,8 @@ def matrix(
         cells = sample(cells, draw, seed)
     elif seed is not None:
         raise UsageError("--seed is of a draw: give --sample too")
-    if piece is not None:
-        cells = part(cells, *_part(piece))
+    if share:
+        cells = part(cells, *share)
     kept = len(cells)
     if resume:
         cells = left(cells, done_cells(where))

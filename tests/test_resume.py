@@ -47,6 +47,5 @@ def test_what_ctrl_c_cut_short_is_taken_from_its_beginning(
 
     monkeypatch.setattr("bench.batch.carry_out", carry_out)
     monkeypatch.setattr("bench.cli_run._store", lambda *_: None)
-    asked = {"machine": ["haswell"], "variant": ["v3.9"], "scenario": ["repeated"]}
-    assert run(**asked, results=tmp_path, json=True) == 130  # type: ignore[arg-type]
+    assert run(machine=["haswell"], variant=["v3.9"], scenario=["repeated"], results=tmp_path, json=True) == 130
     assert bool(latest(tmp_path).ended) is done

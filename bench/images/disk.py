@@ -27,7 +27,7 @@ from pathlib import Path
 
 from bench.cache import cache_folder
 from bench.errors import LabError, UsageError
-from bench.images.disk_layers import BLIND, ON_MIRROR, ON_VOLUME, SECRET_ROOT, layer_under_boot, told_to_init
+from bench.images.disk_layers import BLIND, ON_MIRROR, ON_VOLUME, PASSPHRASE, SECRET_ROOT, layer_under_boot
 from bench.images.kernel_cache import hash_of
 from bench.images.kernel_source import sha256_of
 from bench.images.packages import files_of, obtain
@@ -98,6 +98,8 @@ GRUB_FOLDER = Path("/usr/lib/grub")
 SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
 _BY_BIOS = ("bios-grub", BLIND, ON_VOLUME, ON_MIRROR, SECRET_ROOT)
 KINDS = (*_BY_BIOS, "uefi-grub", SECURE_BOOT_DISK, "systemd-boot")
+# What init goes by where it is not ext4 on a partition, and root not in memory.
+_TOLD = {BLIND: {"etc/boot-fs": b"btrfs\n"}, SECRET_ROOT: {"etc/secret-root": PASSPHRASE}}
 # Name on the ESP → where it lies in Debian's packages.
 SIGNED_PACKAGES = ("shim-signed", "grub-efi-amd64-signed")
 _SIGNED = {
@@ -188,7 +190,7 @@ def _make(kind: str, system: BuiltSystem, keys: bytes, work: Path) -> None:
     disk, boot = work / "disk", work / "boot"
     boot.mkdir()
     shutil.copyfile(system.kernel, boot / "vmlinuz")
-    if told := told_to_init(kind, _sectors(place)):
+    if told := layer.told if layer else _TOLD.get(kind):
         files = b"".join(entry(name, content) for name, content in told.items())
         keys += entry("etc", mode=FOLDER) + files + entry("TRAILER!!!", mode=0)
     initrd = system.initrd.read_bytes()

@@ -25,29 +25,17 @@ class Layer:
     partition_type: str
     """As sgdisk names it."""
     grub_module: str
+    told: Mapping[str, bytes]
+    """Files by which the known-good system's init finds it."""
 
 
 def layer_under_boot(kind: str, sectors: int) -> Layer | None:
     """What /boot's partition, of so many sectors, begins with on a disk of this kind; None: with its file system."""
     if kind == ON_VOLUME:
         volume = lvm.one_volume(sectors)
-        return Layer(volume.head, volume.sectors, "8e00", "lvm")
+        told = f"{lvm.GROUP}-{lvm.VOLUME} {volume.uuid}\n{volume.sectors} {lvm.FIRST}\n"
+        return Layer(volume.head, volume.sectors, "8e00", "lvm", {"etc/boot-volume": told.encode()})
     if kind == ON_MIRROR:
         half = md.half_a_mirror(sectors)
-        return Layer(half.head, half.sectors, "fd00", "mdraid1x")
+        return Layer(half.head, half.sectors, "fd00", "mdraid1x", {"etc/boot-mirror": b""})
     return None
-
-
-def told_to_init(kind: str, sectors: int) -> Mapping[str, bytes]:
-    """Files by which the known-good system's init finds /boot, whose partition has so many sectors, and root."""
-    if kind == BLIND:
-        return {"etc/boot-fs": b"btrfs\n"}
-    if kind == ON_VOLUME:
-        volume = lvm.one_volume(sectors)
-        text = f"{lvm.GROUP}-{lvm.VOLUME} {volume.uuid}\n{volume.sectors} {lvm.FIRST}\n"
-        return {"etc/boot-volume": text.encode()}
-    if kind == ON_MIRROR:
-        return {"etc/boot-mirror": b""}
-    if kind == SECRET_ROOT:
-        return {"etc/secret-root": PASSPHRASE}
-    return {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cli_flash import plan
 from bench.errors import LabError
 from bench.hosts import with_files
 from bench.images.disk_layers import PASSPHRASE
@@ -15,7 +16,7 @@ from bench.lab.capture import CaptureWriter
 from bench.lab.discover_boot import methods_of as ways_of
 from bench.lab.flash.guard import read_default
 from bench.lab.flash.proof import Proofs
-from bench.lab.flash.reach import connected, reach
+from bench.lab.flash.reach import access_of, connected, reach
 from bench.lab.flash.refusals import refusals
 from bench.lab.flash.system import read_system
 from bench.lab.ssh import Ssh, SshError
@@ -25,6 +26,7 @@ from tests.hosts.flashing import ROOT, Host, by, image, noting
 pytestmark = [pytest.mark.boot, pytest.mark.faults, pytest.mark.timeout(1200)]
 PROMPT, OPENED = b"Enter passphrase for /dev/vda4:", b"known-good: root is open"
 TYPINGS = 6
+WAIT_S = 45.0
 OPENS_ITSELF = f"""\
 printf '{PASSPHRASE.decode()}' >/boot/secret.key
 chmod 600 /boot/secret.key
@@ -57,7 +59,7 @@ def opened_by_hand(one: Host) -> None:
     one.there.power.on()
     one.capture.wait_for(PROMPT, timeout_s=one.wait_s, start=start)
     with pytest.raises(SshError):
-        connected(one.machine.wiring.ssh).close()  # type: ignore[arg-type]
+        connected(access_of(one.machine))
     # What is typed while the echo is being switched off is thrown away.
     for _ in range(TYPINGS):
         one.capture.port.send(PASSPHRASE + b"\n")
@@ -101,3 +103,14 @@ def test_what_asks_for_a_passphrase_is_refused_and_what_opens_itself_is_flashed(
         one.there.power.off()
         assert loader.fall_back(one.machine)["one-shot"] == "consumed"
         one.is_as_it_was()
+
+
+def test_whoever_waits_in_vain_is_told_what_the_machine_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = by("host-bios-grub", "grub", disk="bios-grub-luks")
+    monkeypatch.setattr("bench.inventory.load_inventory", lambda _: {machine.name: machine})
+    monkeypatch.setattr("bench.cli_flash._patience", lambda _: WAIT_S)
+    with pytest.raises(LabError, match="does not answer SSH"):
+        plan(machine.name, results=tmp_path)
+    assert "said last: Enter passphrase for /dev/vda4:" in capsys.readouterr().err
