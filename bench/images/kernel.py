@@ -117,6 +117,26 @@ class _Build:
         """All that the outputs depend on."""
         return self.tree_inputs() | self.patches.described()
 
+    @property
+    def tree(self) -> BuildTree:
+        """Where it is compiled; empty before `unpack`."""
+        return BuildTree(self.cache / "trees" / hash_of(self.tree_inputs())[:16])
+
+    def fetch(self, wishes: Wishes) -> SourceStore:
+        """The store that has the source now, which may be another than the pinned one if `wishes` allow it."""
+        store = SourceStore(self.cache / "sources")
+        self.say("fetch", self.source.name)
+        self.take(store.obtain(self.description, self.root / KERNELS, wishes))
+        if self.source.departure:
+            self.say("fetch", self.source.departure)
+        return store
+
+    def unpack(self, tree: BuildTree, store: SourceStore) -> None:
+        """Fill `tree`, which the caller has locked, with the source, if it is not there."""
+        if not tree.linux.is_dir():
+            self.say("unpack", self.source.name)
+            tree.unpack(store.unpacker(self.source))
+
 
 def _told_as_the_disks(build: Callable[_Arguments, KernelImage]) -> Callable[_Arguments, KernelImage]:
     """Make a LabError of what the file system refuses while `build` runs."""
@@ -158,12 +178,7 @@ def build_kernel(
         return image
     require_tools(tools)
     _plan(build)
-    store = SourceStore(build.cache / "sources")
-    build.say("fetch", build.source.name)
-    build.take(store.obtain(build.description, root / KERNELS, wishes))
-    if build.source.departure:
-        build.say("fetch", build.source.departure)
-    tree = BuildTree(build.cache / "trees" / hash_of(build.tree_inputs())[:16])
+    store, tree = build.fetch(wishes), build.tree
     with tree.locked(lambda: build.say("wait", f"another build has {tree.folder}")) as lock:
         return _find(build) or _build_in(build, tree, lock, store)
 
@@ -254,7 +269,7 @@ def _plan(build: _Build) -> None:
     except OSError as error:
         where = "set XDG_CACHE_HOME to a folder that can be written"
         raise UsageError(f"{build.cache}: {error.strerror}: {where}") from error
-    tree = BuildTree(build.cache / "trees" / hash_of(build.tree_inputs())[:16])
+    tree = build.tree
     objects, object_job_s = _experience(build)
     fetched = SourceStore(build.cache / "sources").path(build.source).exists()
     unpacked = tree.linux.is_dir()
@@ -297,9 +312,7 @@ def objects_in(tree: BuildTree) -> int:
 
 
 def _build_in(build: _Build, tree: BuildTree, lock: int, store: SourceStore) -> KernelImage:
-    if not tree.linux.is_dir():
-        build.say("unpack", build.source.name)
-        tree.unpack(store.unpacker(build.source))
+    build.unpack(tree, store)
     if tree.interrupted.exists():
         dropped = tree.drop_unfinished()
         build.say("unpack", f"going on with a build that was cut off ({dropped} unfinished files removed)")
