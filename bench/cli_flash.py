@@ -116,6 +116,7 @@ def _last_words(capture: CaptureWriter) -> str:
 def _ours(name: str, results: Path | None, wait_s: float) -> Iterator[tuple[Machine, SwitchedPower, CaptureWriter]]:
     """The machine, leased, with its power and its serial line captured; off at the end."""
     from bench.cli_power import ask
+    from bench.cli_systems import announce_for
     from bench.hosts import with_files
     from bench.inventory import find_root, load_inventory
     from bench.lab.capture import CaptureWriter
@@ -149,6 +150,7 @@ def _ours(name: str, results: Path | None, wait_s: float) -> Iterator[tuple[Mach
     if machine.virtual is not None:
         if machine.virtual.host is None:
             raise UsageError(f"{name}: a virtual machine without a disk: nothing is loaded onto it")
+        announce_for([machine])
         with plugged(with_files(machine, root), folder / "qemu") as there, captured(there.machine, there.power) as one:
             yield one
         return

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from bench.cli_health import at_hand
 from bench.hardware import PxeLoader
-from bench.terminal import note
 
 if TYPE_CHECKING:
     from bench.images.small_system import BuiltSystem
@@ -47,11 +46,11 @@ class Rescuable:
 
 def rescue_system(root: Path, *, quiet: bool) -> BuiltSystem:
     """The rescue system, built if it is not there."""
+    from bench.cli_systems import announce
     from bench.images.rescue import SYSTEM, build_rescue
-    from bench.images.small_system import find_system
 
-    if not quiet and find_system(SYSTEM) is None:
-        note("making the rescue system of Debian's packages, once: that takes minutes")
+    if not quiet:
+        announce([SYSTEM])
     return build_rescue(root)
 
 
@@ -109,11 +108,13 @@ def _folder(where: Path, name: str) -> Path:
 
 @contextmanager
 def _racked(machine: Machine, root: Path, where: Path, system: BuiltSystem) -> Iterator[Rescuable]:
+    from bench.cli_systems import announce_for
     from bench.hosts import with_files
     from bench.lab.net.loader import NetLoader
     from bench.lab.virtual_rack import racked
 
     folder = _folder(where, machine.name)
+    announce_for([machine])
     with racked(with_files(machine, root), folder / "qemu") as (there, loader):
         assert isinstance(loader, NetLoader)
         yield Rescuable(there.machine, system, there.power, folder, loader)

@@ -107,6 +107,7 @@ class _Run:
     def carry_out(self) -> int:
         """All that is left to do, or only the plan of it; the exit code."""
         from bench.cli_plan import make_plan
+        from bench.cli_systems import announce_for
 
         plan = make_plan(self._tasks, self._results, self._jobs, unbuilt=self._unbuilt or ())
         if self._dry:
@@ -119,6 +120,7 @@ class _Run:
                      f"{len(self._tasks)} are left")  # fmt: skip
             for line in plan.lines():
                 note(line)
+            announce_for(task.order.machine for task in self._tasks)
         return self._boot_all()
 
     def _boot_all(self) -> int:

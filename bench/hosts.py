@@ -16,8 +16,8 @@ from bench.cache import cache_folder
 from bench.errors import UsageError
 from bench.images.disk import build_disk
 from bench.images.disk_layers import LAYERED
-from bench.images.known_good import build_known_good
-from bench.images.small_system import dropbear_key, keys_archive
+from bench.images.known_good import LAYERED_SYSTEM, SYSTEM
+from bench.images.small_system import SmallSystem, build_system, dropbear_key, keys_archive
 from bench.records import HostFiles, Machine
 
 _RAW, _SSH = serialization.Encoding.Raw, serialization.Encoding.OpenSSH
@@ -34,13 +34,20 @@ def with_files(machine: Machine, root: Path, *, keys: Path | None = None) -> Mac
         return machine
     folder = keys or keys_folder()
     user, host = _key(folder / "user"), _key(folder / "host")
-    disk = None
-    if spec.host.disk != "none":
+    disk, own = None, own_system(machine)
+    if own:
         archive = keys_archive(host_key=_for_dropbear(host), authorized_keys=[public_line(user)])
-        system = build_known_good(root, layered=spec.host.disk in LAYERED)
-        disk = build_disk(spec.host.disk, system, archive).path
+        disk = build_disk(spec.host.disk, build_system(root, own), archive).path
     files = HostFiles(disk, folder / "user", public_line(host))
     return replace(machine, virtual=replace(spec, host=replace(spec.host, files=files)))
+
+
+def own_system(machine: Machine) -> SmallSystem | None:
+    """What a virtual machine has on its disk; None for one that has none, and for real ones."""
+    host = machine.virtual and machine.virtual.host
+    if not host or host.disk == "none":
+        return None
+    return LAYERED_SYSTEM if host.disk in LAYERED else SYSTEM
 
 
 def keys_folder() -> Path:

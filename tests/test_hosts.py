@@ -9,14 +9,16 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from bench.cli_systems import announce_for
 from bench.errors import UsageError
 from bench.hosts import with_files
 from bench.images import disk
 from bench.images.disk import KINDS, build_disk
+from bench.images.kernel_cache import write_manifest
 from bench.images.lvm import one_volume
 from bench.images.md import half_a_mirror
 from bench.images.modules import in_order
-from bench.images.small_system import BuiltSystem, dropbear_key, keys_archive
+from bench.images.small_system import BuiltSystem, dropbear_key, keys_archive, systems_cache
 from bench.inventory import load_inventory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,3 +164,19 @@ def checksum(data: bytes) -> int:
         for _ in range(8):
             value = value >> 1 ^ (0xEDB88320 if value & 1 else 0)
     return value
+
+
+def test_a_system_that_is_not_there_yet_is_announced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    boxes = [load_inventory(lab(tmp_path / disk, methods='"kexec"', disk=disk))["box"]
+             for disk in ("bios-grub", "bios-grub-lvm", "bios-grub-luks")]  # fmt: skip
+    diskless = load_inventory(lab(tmp_path / "none", methods='"pxe"', disk="none"))["box"]
+    announce_for([*boxes, boxes[0], diskless])
+    assert [line.split()[3] for line in capsys.readouterr().err.splitlines()] == ["known-good", "known-good-layered"]
+    folder = systems_cache() / ("0" * 64)
+    folder.mkdir(parents=True)
+    write_manifest(folder, {"name": "known-good", "built": "2026-01-01T00:00:00Z"}, ())
+    announce_for(boxes)
+    assert [line.split()[3] for line in capsys.readouterr().err.splitlines()] == ["known-good-layered"]

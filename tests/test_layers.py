@@ -57,6 +57,7 @@ LAYERS = (
             "cli_results",
             "cli_run",
             "cli_summary",
+            "cli_systems",
             "cli_watch",
         ),
         *("journal", "progress", "status", "terminal"),

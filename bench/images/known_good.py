@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.images.modules import by_list
-from bench.images.small_system import BuiltSystem, SmallSystem, build_system
+from bench.images.small_system import SmallSystem
 
 # Of Debian's busybox, what init and whoever logs in may use.
 APPLETS = (
@@ -73,8 +73,3 @@ LAYERED_SYSTEM = replace(
     applets=(*APPLETS, "switch_root"),
     modules={**SYSTEM.modules, "modules.raid1": ("raid1",), "modules.dm_crypt": ("dm_crypt", "ecb", "xts")},
 )
-
-
-def build_known_good(root: Path, *, layered: bool = False, cache: Path | None = None) -> BuiltSystem:
-    """Build the system of the project at `root`, or find it built. See `build_system`."""
-    return build_system(root, LAYERED_SYSTEM if layered else SYSTEM, cache=cache)
