@@ -33,6 +33,9 @@ def console(
     write: Annotated[
         bool, typer.Option("--write", help="Send what is typed. Without it nothing is ever sent.")
     ] = False,
+    cycle: Annotated[
+        bool, typer.Option("--cycle", help="Switch the machine off and on, once its line is open.")
+    ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Show control sequences to the terminal as they come.")] = False,
     seconds: Annotated[float | None, typer.Option("--for", min=0, help="Leave after so many seconds.")] = None,
     wait: Annotated[float, typer.Option(min=0, help="Wait so long for whoever uses the machine, in seconds.")] = 0,
@@ -40,11 +43,14 @@ def console(
 ) -> int:
     """Watch a machine's serial line. Leave with Ctrl-C, or with Ctrl-] if --write sends what is typed.
 
-    The machine is ours meanwhile, since a port has one reader: runs wait, and a machine that runs has no console.
+    The machine is ours meanwhile, since a port has one reader: runs and `bench power` wait, and a machine that runs has
+    no console. --cycle shows a start from its first byte.
     """
+    from bench.cli_power import ask
     from bench.errors import UsageError
     from bench.inventory import find_root, load_inventory
     from bench.lab.capture import CaptureWriter
+    from bench.lab.power.choose import power_of
     from bench.leases import lease
 
     root = find_root()
@@ -54,6 +60,7 @@ def console(
     chosen = machines[machine]
     if not chosen.serial_url:
         raise UsageError(f"{machine}: a virtual machine has a serial line only while a run has it")
+    power = power_of(chosen, ask=ask if sys.stdin.isatty() else None) if cycle else None
     where = results or root / "results"
     now = datetime.now(UTC)
     folder = where / "consoles" / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{machine}-{secrets.token_hex(2)}"
@@ -66,6 +73,8 @@ def console(
     ):
         how = "Ctrl-] leaves" if write and sys.stdin.isatty() else "Ctrl-C leaves"
         note(f"{chosen.serial_url} at {chosen.serial_baud} baud, {info['console']}; {how}; logged in {folder}")
+        if power:
+            note(f"off and on: {', '.join(f'{name} {told}' for name, told in power.cycle().items())}")
         with _keyboard(write):
             _attend(capture, write=write, raw=raw, seconds=seconds)
     note(f"{capture.size} bytes; logged in {folder}")
