@@ -23,6 +23,7 @@ from bench.records import (
     DumpPoint,
     Finding,
     LabEvent,
+    LabEventKind,
     PhaseStep,
     Prediction,
     ScenarioResult,
@@ -85,6 +86,8 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     notes: list[str] = []
     loads: list[EarlyLoadVerdict] = []
     last = 0
+    for boot, capture in enumerate(captures, start=1):
+        notes += [f"boot {boot}: {note}" for note in _miscounts(capture)]
     for boot, capture, log in _parts(captures):
         if capture.unpatched is not None:
             found = judge_unpatched(capture)
@@ -122,6 +125,15 @@ def judge(captures: Sequence[Capture]) -> Judgement:
             *(each for window in windows for each in window.transitions),
         ),
     )
+
+
+def _miscounts(capture: Capture) -> Iterator[str]:
+    """What the controller's UART received badly, by its driver's count."""
+    for event in capture.events:
+        if event.kind is LabEventKind.UART:
+            bad = ", ".join(f"{count} {name}" for name, count in event.witness.items() if count != "0")
+            if bad:
+                yield f"errors that the UART counted: {bad}"
 
 
 def _without_trace(boot: int, capture: Capture, found: UnpatchedVerdict) -> dict[int, WindowVerdict]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BootError, LabError
+from bench.judge import judge
+from bench.lab import uart
 from bench.lab.capture import CaptureWriter
 from bench.parse.capture_file import read_captures
 from bench.records import LabEventKind
@@ -217,3 +223,44 @@ def test_a_terminal_can_be_captured(tmp_path: Path) -> None:
     finally:
         os.close(master)
         os.close(slave)
+
+
+def test_what_the_uart_counts_is_kept_over_a_loss_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts are made up, since a pseudo-terminal has none; the two devices and the loss are real."""
+    frame = 100
+
+    def ioctl(descriptor: int, request: int, *more: Any) -> Any:
+        if request != uart.TIOCGICOUNT:
+            return fcntl.ioctl(descriptor, request, *more)
+        counts = {"frame": frame, "overrun": 7}
+        more[0][:] = struct.pack("=20i", *(counts.get(name, 0) for name in uart.NAMES), *[0] * 9)
+        return 0
+
+    monkeypatch.setattr(uart, "fcntl", SimpleNamespace(ioctl=ioctl))
+    link, masters = tmp_path / "serial", []
+
+    def plug() -> None:
+        master, slave = os.openpty()
+        masters.append(master)
+        beside = tmp_path / "beside"
+        beside.symlink_to(os.ttyname(slave))
+        beside.rename(link)
+        os.close(slave)
+
+    plug()
+    folder = tmp_path / "boot"
+    with capture_of(folder, url=str(link), reconnect_s=PATIENCE_S) as capture:
+        frame = 103
+        os.write(masters[0], b"x")
+        capture.wait_for(b"x", timeout_s=PATIENCE_S)
+        plug()
+        os.close(masters[0])
+        end = time.monotonic() + PATIENCE_S
+        while rows(folder, "events.jsonl")[-1]["kind"] != "port_opened" or len(rows(folder, "events.jsonl")) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        frame = 105
+    os.close(masters[1])
+    told = rows(folder, "events.jsonl")[-1]
+    assert told["kind"] == "uart" and (told["witness"]["frame"], told["witness"]["overrun"]) == ("5", "0")
+    assert "boot 1: errors that the UART counted: 5 frame" in judge(read_captures(folder)).notes

@@ -6,6 +6,7 @@ import os
 import select
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import serial
@@ -62,6 +63,9 @@ class Port:
             said = str(error)
             raise LabError(f"{url}: does not open: {said}", component=COMPONENT, witness=said) from error
         self._counted = uart.counters(self.device)
+        # Of a device that has gone nothing can be asked: what it told with its last bytes counts.
+        self._last = self._counted
+        self._earlier: Counter[str] = Counter()
         self._gather_s = GATHER_S[0]
         self._stop = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
@@ -90,11 +94,16 @@ class Port:
             raise LabError(f"{self.url}: takes nothing: {error}", component=COMPONENT, witness=str(error)) from error
 
     def line_errors(self) -> Mapping[str, int] | None:
-        """Errors that the UART has counted since opening (`bench.lab.uart.ERRORS`); None where nobody counts."""
-        now = uart.counters(self.device)
+        """Errors that the UART has counted since opening (`bench.lab.uart.ERRORS`); None where nobody counts.
+
+        They go on over a device that was lost and came back.
+        """
+        return self._errors(uart.counters(self.device))
+
+    def _errors(self, now: Mapping[str, int] | None) -> dict[str, int] | None:
         if now is None or self._counted is None:
             return None
-        return {name: now[name] - self._counted[name] for name in uart.ERRORS}
+        return {name: self._earlier[name] + now[name] - self._counted[name] for name in uart.ERRORS}
 
     def close(self) -> None:
         """Read what has arrived, end the reader, close the device. Harmless when repeated."""
@@ -131,6 +140,8 @@ class Port:
                 wait()
             data = self.device.read(READ_BYTES)
             if data:
+                if self._counted is not None:
+                    self._last = uart.counters(self.device) or self._last
                 self._received(data)
                 self._pace(len(data))
             if deadline is not None and (not data or time.monotonic() > deadline):
@@ -142,6 +153,7 @@ class Port:
             self._failed(why)
             return False
         self._lost(why)
+        self._earlier = Counter(self._errors(self._last) or self._earlier)
         gone_at = time.monotonic()
         while not self._stop.is_set():
             try:
@@ -155,7 +167,7 @@ class Port:
                     return False
                 self._stop.wait(RETRY_S)
             else:
-                self._counted = uart.counters(self.device)
+                self._counted = self._last = uart.counters(self.device)
                 self._found(time.monotonic() - gone_at)
                 return True
         return False

@@ -135,12 +135,16 @@ class Ssh:
             f"{self.component}: {safe}", trouble, component=self.component, witness=escape(witness.encode())
         )
 
-    def run(self, command: str, *, timeout_s: float, stdin: bytes = b"", stall_s: float = 0.0) -> Finished:
+    def run(
+        self, command: str, *, timeout_s: float, stdin: bytes = b"", stall_s: float = 0.0, what: str = ""
+    ) -> Finished:
         """Run `command` by the user's login shell, all in `timeout_s`; output beyond 1 MiB is thrown away.
 
         `stall_s`: `stdin` may take as long as it likes, but not so long without a byte being taken; `timeout_s` begins
-        behind it. Raises SshError if the command does not end in time or the connection breaks.
+        behind it. `what`: errors call the command so. Raises SshError if it does not end in time or the connection
+        breaks.
         """
+        what = what or f"`{command}`"
         self.round_trips += 1
         deadline = time.monotonic() + timeout_s
         try:
@@ -152,13 +156,15 @@ class Ssh:
                 elif stdin:
                     channel.sendall(stdin)
                 channel.shutdown_write()
-                return self._attend(channel, command, deadline, timeout_s)
+                return self._attend(channel, what, deadline, timeout_s)
+        except _Stalled as error:
+            raise self._failed(f"{what}: {error}", "hangs", str(error)) from error
         except TimeoutError as error:
-            raise self._late(command, timeout_s) from error
+            raise self._late(what, timeout_s) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             words = f"{type(error).__name__}: {error}"
             trouble = "hangs" if "Timeout" in words else "unreachable"
-            raise self._failed(f"`{command}`: {words}", trouble, words) from error
+            raise self._failed(f"{what}: {words}", trouble, words) from error
 
     @contextmanager
     def _channel(self, timeout_s: float) -> Iterator[paramiko.Channel]:
@@ -172,7 +178,7 @@ class Ssh:
         finally:
             channel.close()
 
-    def _attend(self, channel: paramiko.Channel, command: str, deadline: float, timeout_s: float) -> Finished:
+    def _attend(self, channel: paramiko.Channel, what: str, deadline: float, timeout_s: float) -> Finished:
         output, complaints = bytearray(), bytearray()
         pause_s = _POLL_S[0]
         while True:
@@ -190,13 +196,13 @@ class Ssh:
                     raise EOFError("the connection broke")
                 return Finished(channel.exit_status, bytes(output), bytes(complaints))
             if time.monotonic() > deadline:
-                raise self._late(command, timeout_s)
+                raise self._late(what, timeout_s)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _POLL_S[1])
 
-    def _late(self, command: str, timeout_s: float) -> SshError:
+    def _late(self, what: str, timeout_s: float) -> SshError:
         words = f"no end within {timeout_s:g} s"
-        return self._failed(f"`{command}`: {words}", "hangs", words)
+        return self._failed(f"{what}: {words}", "hangs", words)
 
     def close(self) -> None:
         """Hang up."""
@@ -209,17 +215,22 @@ class Ssh:
         self.close()
 
 
+class _Stalled(TimeoutError):
+    """A command takes no more of what it is fed."""
+
+
 def _send(channel: paramiko.Channel, content: bytes, stall_s: float) -> None:
-    """Feed a command that may end before it has taken all. Raises TimeoutError."""
+    """Feed a command that may end before it has taken all. Raises _Stalled."""
     at, taken = 0, time.monotonic()
     channel.settimeout(_POLL_S[1])
     while at < len(content) and not channel.exit_status_ready():
         try:
             at += channel.send(content[at : at + _CHUNK_BYTES])
             taken = time.monotonic()
-        except TimeoutError:
+        except TimeoutError as error:
             if time.monotonic() - taken > stall_s:
-                raise
+                words = f"nothing was taken for {stall_s:g} s, after {at} of {len(content)} bytes"
+                raise _Stalled(words) from error
 
 
 def pinned(host_key: str) -> tuple[str, paramiko.PKey]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from bench.hardware import SshAccess, Wiring
 from bench.lab import ssh as ssh_module
 from bench.lab.flash import loader as flash_loader
 from bench.lab.flash import restart, store
+from bench.lab.flash import upload as upload_module
 from bench.lab.flash.grub import BEGIN, GLUED, Grub
 from bench.lab.flash.loader import FlashLoader
 from bench.lab.flash.oneshot import Addition, Entry, add
@@ -105,6 +107,21 @@ class TestUpload:
         assert uploading["goes on at"] == str(came) and 0 < came <= len(IMAGE.content) // 2
         assert verified["how"] == f"uploaded from byte {came} on"
         assert (box.bench / IMAGE.name).read_bytes() == IMAGE.content and not part.exists()
+
+    def test_a_machine_that_takes_no_more_is_not_waited_for(self, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What receives waits at a pipe, as it would for a disk that is gone."""
+        monkeypatch.setattr(upload_module, "STALL_S", 0.5)
+        stored = box.look().stored
+        box.bench.mkdir()
+        os.mkfifo(pipe := box.bench / (IMAGE.name + PART))
+        try:
+            said = rf"upload of {box.bench / IMAGE.name}: nothing was taken for 0\.5 s, after"
+            with pytest.raises(SshError, match=said) as error, box.ssh() as ssh:
+                upload(ssh, str(box.bench), IMAGE, lambda _: None, stored=stored)
+        finally:
+            os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+        taken = re.search(r"after (\d+) of 10485760 bytes", error.value.witness)
+        assert error.value.trouble == "hangs" and taken and 0 < int(taken[1]) < len(IMAGE.content)
 
     @pytest.mark.parametrize("content", [b"another one", IMAGE.content + b"more", bytes(4096)])
     def test_a_part_of_something_else_is_begun_anew(self, box: Box, content: bytes) -> None:

@@ -197,10 +197,14 @@ def test_a_machine_found_running_is_switched_off_first(tmp_path: Path) -> None:
 def test_the_console_shows_a_start_that_it_asked_for(tmp_path: Path) -> None:
     """`bench power` cannot, since the console has the machine."""
     with rack(tmp_path, tiny_kernel.write(tmp_path / "kernel", b"from the start\r\n", "halt")) as box:
-        console = subprocess.Popen([sys.executable, "-m", "bench", "console", "box", "--cycle"], cwd=REPO,
-                                   env={**os.environ, "BENCH_ROOT": str(box.lab)}, stdout=subprocess.PIPE,
-                                   # A shell that runs the tests in the background has Ctrl-C ignored.
-                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+        console = subprocess.Popen(
+            [sys.executable, "-m", "bench", "console", "box", "--cycle"],
+            cwd=REPO,
+            env={**os.environ, "BENCH_ROOT": str(box.lab)},
+            stdout=subprocess.PIPE,
+            # A shell that runs the tests in the background has Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         assert console.stdout
         assert console.stdout.readline() == b"from the start\r\n" and box.machine.starts == 1
         console.send_signal(signal.SIGINT)

@@ -120,7 +120,9 @@ def _sent(ssh: Ssh, path: str, image: Image, start: int, *, other_is_error: bool
     }  # fmt: skip
     head = "".join(f"{name}={value}\n" for name, value in values.items())
     content = image.content[start:]
-    finished = ssh.run(PATH + head + _RECEIVE, stdin=content, timeout_s=HASHING_S, stall_s=STALL_S)
+    finished = ssh.run(
+        PATH + head + _RECEIVE, stdin=content, timeout_s=HASHING_S, stall_s=STALL_S, what=f"upload of {path}"
+    )
     if finished.status == _OTHER and not other_is_error:
         return False
     if finished.status:
