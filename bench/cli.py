@@ -176,6 +176,10 @@ def explain(
     where = _capture_of(run)
     if replay_cases(where, json=False) is not None:
         return 0
+    if run.isdigit() and where.is_dir() and not list(where.rglob("serial.bin")):
+        for line in _kept_of(int(run)):
+            say(line)
+        return 0
     captures = read_captures(where)
     wanted, limit = frozenset(window or ()), 10**9 if all_windows else 3
     for line in story(judge(captures), windows=wanted, limit=limit, captures=captures, replay=str(where)):
@@ -193,6 +197,21 @@ def _capture_of(run: str) -> Path:
     results = find_root() / "results"
     with Store(place_of(results)) as store:
         return capture_folder(results, store.run(int(run)).record.capture)
+
+
+def _kept_of(run: int) -> Iterator[str]:
+    """What the store has of a run in which the lab failed before any machine could say something."""
+    from bench.inventory import find_root
+    from bench.store import Store, place_of
+
+    with Store(place_of(find_root() / "results")) as store:
+        record = store.run(run).record
+    yield f"{record.machine} {record.model} {record.image}: nothing was captured"
+    for row in record.scenarios:
+        yield f"{row.verdict:5}  {row.scenario}: {printable(row.reason)}".removesuffix(": ")
+        for finding in row.findings:
+            seen = "".join(f"; {name}: {value}" for name, value in finding.witness.items())
+            yield f"         {finding.component}: {printable(finding.summary + seen)}"
 
 
 @app.command()

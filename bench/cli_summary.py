@@ -8,9 +8,10 @@ from typing import Any
 
 from bench.batch import Outcome
 from bench.describe import printable
+from bench.errors import LabError
 from bench.records import ScenarioResult, Verdict, worst
 from bench.report.rows import scenario_row
-from bench.run import MATRIX
+from bench.run import MATRIX, blamed
 
 
 def one_line(outcome: Outcome) -> str:
@@ -47,7 +48,8 @@ def outcome_rows(outcomes: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
         order = outcome.task.order
         machine = order.machine
         if outcome.result is None:
-            failed = ScenarioResult("-", outcome.verdict, reason=str(outcome.error))
+            findings = (blamed(outcome.error),) if isinstance(outcome.error, LabError) else ()
+            failed = ScenarioResult("-", outcome.verdict, findings=findings, reason=str(outcome.error))
             yield scenario_row(machine.name, machine.model, order.image, failed, 0.0)
             continue
         seconds = outcome.result.seconds

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ MATRIX = "microcode/"
 """In front of the names of the matrix' cases, where those of scenarios and boot plans stand."""
 # A machine that dies in one window after another is not booted for each of the rest.
 MAX_BOOTS = 4
+INTERRUPTED = Finding("bench", "the run was interrupted")
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def run(
 ) -> RunResult:
     """Carry out one order. `judged` judges boot folders, here or in another process.
 
-    Raises LabError or UsageError only if nothing could be started at all.
+    What the lab fails at is in the result: MISS, with what was seen. Raises UsageError for what cannot be run so.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     windows, names, skipped = offer(order)
@@ -186,18 +188,26 @@ def run(
     folder = new_folder(results / "captures", started, order.machine.name, order.variant)
     captured: list[Path] = []
     judgement = judge([])
-    remaining = windows
+    remaining, cut = windows, None
     while remaining and len(captured) < MAX_BOOTS:
         here = folder / f"boot-{len(captured) + 1}"
-        _boot(order, remaining, names, payload, here, limits, progress, cancel)
+        try:
+            _boot(order, remaining, names, payload, here, limits, progress, cancel)
+        except LabError as error:
+            cut = blamed(error)
+            break
         captured.append(here)
         judgement = (judged or judge_folders)(captured)
         remaining = tuple(w for w in windows if w.number in judgement.pending)
         caught = order.bug and judgement.verdict is Verdict.FAIL
-        if caught or (cancel is not None and cancel.is_set()):
+        if cancel is not None and cancel.is_set():
+            cut = INTERRUPTED
+        if caught or cut:
             break
     witnessed, objection = question_witness(captured) if order.witness else (0, None)
     scenarios = in_order(order.names, judgement, skipped, objection)
+    if cut:
+        scenarios = cut_short(scenarios, judgement, Counter(names.values()), cut)
     return RunResult(
         order=order,
         judgement=judgement,
@@ -310,6 +320,28 @@ def in_order(
     if objection:
         rows.append(ScenarioResult("witness", Verdict.ERROR, findings=(objection,), reason=objection.summary))
     return tuple(rows)
+
+
+def cut_short(
+    rows: Sequence[ScenarioResult], judgement: Judgement, windows: Mapping[str, int], cut: Finding
+) -> tuple[ScenarioResult, ...]:
+    """`rows` of a run that `cut` ended before its time: a scenario of which not all `windows` were run has told less
+    than it seems to."""
+    told = Counter(w.scenario for w in judgement.windows if w.number not in judgement.pending)
+
+    def row_of(row: ScenarioResult) -> ScenarioResult:
+        if told[row.scenario] >= windows.get(row.scenario, 0):
+            return row
+        verdict = worst([row.verdict, Verdict.MISS]) if told[row.scenario] else Verdict.MISS
+        return replace(row, verdict=verdict, findings=(*row.findings, cut), reason=cut.summary)
+
+    return tuple(row_of(row) for row in rows)
+
+
+def blamed(error: LabError) -> Finding:
+    """A failure of the lab as what was found: what broke, and its witness."""
+    summary = str(error).removeprefix(f"{error.component}: ")
+    return Finding(error.component, summary, witness={"seen": error.witness} if error.witness else {})
 
 
 def new_folder(captures: Path, started: datetime, machine: str, label: str) -> Path:

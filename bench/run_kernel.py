@@ -9,11 +9,13 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.errors import LabError
 from bench.images.microcode_package import find_package
 from bench.images.msr_sites import find_msr_sites
 from bench.images.newest_update import Newest, update_for
@@ -21,7 +23,17 @@ from bench.initrd import early_cpio, init_cpio
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Load, Progress, boot
 from bench.records import MsrSite, worst
-from bench.run import KernelOrder, RunResult, in_order, judge_folders, new_folder, question_witness
+from bench.run import (
+    INTERRUPTED,
+    KernelOrder,
+    RunResult,
+    blamed,
+    cut_short,
+    in_order,
+    judge_folders,
+    new_folder,
+    question_witness,
+)
 from bench.scenarios import KernelBoot, Skip, expand_boots
 from bench.script import render
 from bench.sim.variants import EARLY_DYNAMIC_PAGE_TABLES
@@ -46,24 +58,37 @@ def run_kernel(
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> RunResult:
-    """Carry out one order. Raises LabError or UsageError only if nothing could be started at all."""
+    """Carry out one order.
+
+    What the lab fails at is in the result: MISS, with what was seen. Raises UsageError for what cannot be run so.
+    """
     started, clock = datetime.now(UTC), time.monotonic()
     boots, skipped = offer(order)
     fittings = _fit(order, boots)
     folder = new_folder(results / "captures", started, order.machine.name, order.label)
     captured: list[Path] = []
-    window = 0
+    window, cut = 0, None
     for number, each in enumerate(boots, start=1):
         here = folder / f"boot-{number}"
-        _boot(order, each, fittings, window, here, limits, progress, cancel)
+        try:
+            _boot(order, each, fittings, window, here, limits, progress, cancel)
+        except LabError as error:
+            cut = blamed(error)
+            break
         window += each.windows
         captured.append(here)
         if cancel is not None and cancel.is_set():
+            cut = INTERRUPTED
             break
     judgement = judged(captured)
     # Without a trace the log is no second witness: it is what the boots are judged by.
     witnessed, objection = question_witness(captured) if order.witness and order.kernel.traced else (0, None)
     scenarios = in_order(order.names, judgement, skipped, objection)
+    if cut:
+        asked: Counter[str] = Counter()
+        for each in boots:
+            asked[each.plan] += each.windows
+        scenarios = cut_short(scenarios, judgement, asked, cut)
     return RunResult(
         order=order,
         judgement=judgement,

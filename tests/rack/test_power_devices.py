@@ -156,6 +156,12 @@ class TestRedfish:
             switched = power(self.switch(bmc))
             on_cycle_off(switched, machine)
             assert switched.state() is PowerState.OFF
+            switched.on()
+            before, starts = machine.pid, machine.starts
+            assert switched.reset()["switch"] == f"Redfish {bmc.url}"
+            # The emulator has no reset line: a new process is how it starts a machine again.
+            servers.wait_for(lambda: machine.starts == starts + 1 and machine.pid, "it starts again")
+            assert machine.pid != before and switched.state() is PowerState.ON
 
     def test_a_bmc_that_says_yes_and_does_nothing_lies(self, tmp_path: Path, kernel: Path) -> None:
         with (
