@@ -87,7 +87,7 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     loads: list[EarlyLoadVerdict] = []
     last = 0
     for boot, capture in enumerate(captures, start=1):
-        notes += [f"boot {boot}: {note}" for note in _miscounts(capture)]
+        notes += [f"boot {boot}: {note}" for note in _troubles(capture)]
     for boot, capture, log in _parts(captures):
         if capture.unpatched is not None:
             found = judge_unpatched(capture)
@@ -127,13 +127,27 @@ def judge(captures: Sequence[Capture]) -> Judgement:
     )
 
 
-def _miscounts(capture: Capture) -> Iterator[str]:
-    """What the controller's UART received badly, by its driver's count."""
+def _troubles(capture: Capture) -> Iterator[str]:
+    """What the port went through: losses, and what the controller's UART received badly by its driver's count."""
     for event in capture.events:
+        if event.kind is LabEventKind.PORT_LOST:
+            yield f"the port was lost at byte {event.offset}: {event.witness.get('why', '')}"
         if event.kind is LabEventKind.UART:
             bad = ", ".join(f"{count} {name}" for name, count in event.witness.items() if count != "0")
             if bad:
                 yield f"errors that the UART counted: {bad}"
+
+
+def _of_the_port(finding: Finding | None, capture: Capture, span: tuple[int, int] | None = None) -> Finding | None:
+    """`finding`, put down to the port where that was away in the window's `span` (None: at any time)."""
+    if finding is None or finding.component != "serial line":
+        return finding
+    for lost, *later in (capture.events[n:] for n in range(len(capture.events))):
+        if lost.kind is LabEventKind.PORT_LOST and (span is None or span[0] <= lost.offset <= span[1]):
+            away = next((e.witness.get("away", "") for e in later if e.kind is LabEventKind.PORT_OPENED), "")
+            witness = {**finding.witness, "port": f"lost at byte {lost.offset}: {lost.witness.get('why', '')}"}
+            return replace(finding, component="port", witness=witness | ({"away": away} if away else {}))
+    return finding
 
 
 def _without_trace(boot: int, capture: Capture, found: UnpatchedVerdict) -> dict[int, WindowVerdict]:
@@ -188,6 +202,7 @@ def _judge_boot(
         elif (given := offered_updates.get(number)) and verdict is Verdict.PASS:
             verdict, finding = given.verdict, given.finding
         name = capture.scenarios.get(number, f"window-{number}")
+        finding = _of_the_port(finding, capture, window.span)
         out[number] = WindowVerdict(
             number, name, verdict, boot, finding, window, predictions[number], comparisons[number], early,
             given.transitions if (given := offered_updates.get(number)) else (),
@@ -202,6 +217,7 @@ def _judge_boot(
             or not_loaded(number, end, capture, log)
             or absent_window(number, end, log)
         )
+        finding = _of_the_port(finding, capture)
         out[number] = WindowVerdict(number, capture.scenarios[number], verdict, boot, finding)
     return out, set()
 

@@ -290,3 +290,32 @@ def test_silence_without_a_look_at_the_processor_is_the_labs() -> None:
     silence = LabEvent(LabEventKind.SILENCE, 20.0, len(cut), {"limit": "10 s without a byte"})
     judgement = judge([replace(named(cut, 0), events=(silence,))])
     assert judgement.verdict is Verdict.MISS
+
+
+def test_what_was_said_while_the_port_was_away_is_put_down_to_the_port() -> None:
+    data = faithful(sweep(count=3), sweep(window=1, count=2))
+    gone = lines(data)[4]
+    at = data.index(gone)
+    lost = LabEvent(LabEventKind.PORT_LOST, 1.0, at, {"why": "device reports readiness to read but returned no data"})
+    back = LabEvent(LabEventKind.PORT_OPENED, 4.0, at, {"away": "3.00 s"})
+    holed = data.replace(gone, b"", 1)
+    judgement = judge([named(holed, 0, 1, events=(lost, back))])
+    hit, whole = judgement.windows
+    assert (hit.verdict, whole.verdict) == (Verdict.MISS, Verdict.PASS)
+    assert hit.finding and hit.finding.component == "port" and hit.finding.witness["away"] == "3.00 s"
+    assert hit.finding.witness["port"].startswith(f"lost at byte {at}: device reports")
+    assert any(f"the port was lost at byte {at}" in note for note in judgement.notes)
+    (unhurt, *_) = judge([named(holed, 0, 1)]).windows
+    assert unhurt.finding and unhurt.finding.component == "serial line"
+
+
+def test_a_window_that_was_missed_altogether_is_put_down_to_the_port_too() -> None:
+    data = faithful(sweep(count=3), sweep(window=1, count=2))
+    text = lines(data)
+    begin = next(n for n, line in enumerate(text) if b" begin " in line and n > 3)
+    end = next(n for n, line in enumerate(text) if b" end " in line and n > begin)
+    lost = LabEvent(LabEventKind.PORT_LOST, 1.0, len(b"".join(text[:begin])), {"why": "gone"})
+    judgement = judge([named(b"".join(text[:begin] + text[end + 1 :]), 0, 1, events=(lost,))])
+    assert judgement.windows[0].verdict is Verdict.PASS
+    finding = judgement.windows[1].finding
+    assert finding and (finding.component, finding.witness["port"].rpartition(": ")[2]) == ("port", "gone")
