@@ -45,6 +45,7 @@ LAYERS = (
         ),
         *(
             "cli_matrix",
+            "cli_methods",
             "cli_microcode",
             "cli_orders",
             "cli_plan",
