@@ -108,7 +108,9 @@ class TestUpload:
         assert verified["how"] == f"uploaded from byte {came} on"
         assert (box.bench / IMAGE.name).read_bytes() == IMAGE.content and not part.exists()
 
-    def test_a_machine_that_takes_no_more_is_not_waited_for(self, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_machine_that_takes_no_more_is_not_waited_for(
+        self, box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """What receives waits at a pipe, as it would for a disk that is gone."""
         monkeypatch.setattr(upload_module, "STALL_S", 0.5)
         stored = box.look().stored
@@ -119,7 +121,9 @@ class TestUpload:
             with pytest.raises(SshError, match=said) as error, box.ssh() as ssh:
                 upload(ssh, str(box.bench), IMAGE, lambda _: None, stored=stored)
         finally:
-            os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+            # Let it end: what it opens next is a file.
+            there = pipe.rename(tmp_path / "pipe")
+            os.close(os.open(there, os.O_RDONLY | os.O_NONBLOCK))
         taken = re.search(r"after (\d+) of 10485760 bytes", error.value.witness)
         assert error.value.trouble == "hangs" and taken and 0 < int(taken[1]) < len(IMAGE.content)
 
