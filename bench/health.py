@@ -16,6 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import Column, Float, Integer, MetaData, String, Table
 
+from bench.bios_microcode import FACT, firmware_of
 from bench.errors import LabError, UsageError
 from bench.hardware import Netboot, OwnSystem
 from bench.lab import metal
@@ -39,6 +40,8 @@ CLOCK_S = 60.0
 FREE_BYTES = 256 << 20
 SSH_EVERY_S = 2.0
 FALL_THROUGH = "network, then disk"
+# The running revision, which the system may have loaded: in fingerprints of benches before, compared no more.
+_FORMER_FACT = "microcode"
 
 _metadata = MetaData()
 _states = Table(
@@ -339,17 +342,21 @@ def _judge_system(
         check("room in /boot", facts.free_bytes >= FREE_BYTES, f"{free} MiB free, {needed} are needed")
     else:
         check("room in /boot", None, "it has no system of its own")
-    drift = differences(known, facts.fingerprint) if known is not None else []
+    now = firmware_of(facts)
+    drift = differences(known, now) if known is not None else []
     if not drift:
-        check("firmware", True, "as before" if known is not None else f"{len(facts.fingerprint)} facts noted")
-        return facts.fingerprint if known is None else None
+        unseen = "" if FACT in now else f"; {FACT}: not to be seen"
+        check("firmware", True, ("as before" if known is not None else f"{len(now)} facts noted") + unseen)
+        before = {name: text for name, text in (known or {}).items() if name != _FORMER_FACT}
+        return before | now
     check("firmware", accept_drift, ("accepted: " if accept_drift else "has changed: ") + "; ".join(drift))
-    return facts.fingerprint if accept_drift else None
+    return now if accept_drift else None
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Each fact that is not as it was, in words."""
+    """Each fact that is not as it was, in words. The BIOS's microcode revision is compared if both have it."""
     names = [*before, *(name for name in now if name not in before)]
+    names = [name for name in names if name not in (FACT, _FORMER_FACT) or (name in before and name in now)]
     return [
         f"{name} was {before.get(name, 'not there')!r}, is {now.get(name, 'not there')!r}"
         for name in names
