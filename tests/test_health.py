@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench.batch import _had
 from bench.bios_microcode import FACT, firmware_of
+from bench.cli_health import _learnt
 from bench.errors import LabError
-from bench.health import CLOCK_S, FAILURES_TO_OFFLINE, FREE_BYTES, Health, _judge_system, differences
+from bench.health import (
+    CLOCK_S,
+    FAILURES_TO_OFFLINE,
+    FREE_BYTES,
+    Check,
+    Condition,
+    Examination,
+    Health,
+    _judge_system,
+    _states,
+    differences,
+)
 from bench.lab.fingerprint import SystemFacts, _fingerprint, _free_bytes, _revision, _value, split_answers
-from bench.store import Store
+from bench.lab.metal import post_s
+from bench.records import Machine
+from bench.store import Store, place_of
 
+METAL = Machine("box", 0x906EA, 16 << 30, 39, True, False)
 BIOS = {"bios version": "F23", "secure boot": "off"}
 
 
@@ -39,6 +56,41 @@ def test_two_failures_in_a_row_take_a_machine_offline_and_one_success_brings_it_
         assert health.condition("box").fingerprint == BIOS, "a failure forgets nothing"
         health.note("box", [], None)
         health.require_online("box")
+
+
+def test_how_long_a_start_takes_is_learnt_and_whoever_waits_knows_it(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with Store(place_of(results)) as store:
+        with store.writing() as connection:
+            _states.create(connection)  # as a bench before had it
+        health = Health(store)
+        assert health.as_learnt(METAL) == METAL and health.as_learnt(METAL).wiring.learnt_post_s is None
+        health.note(METAL.name, [], None, first_byte_s=2.0, ssh_s=250.0)
+        after = health.note(METAL.name, ["clock: +900 s"], None, first_byte_s=2.5)
+        assert (after.time_to_first_byte_s, after.time_to_ssh_s) == (2.5, 250.0), "what was not seen stays"
+        assert after == health.condition(METAL.name)
+    with _had(METAL, results, threading.Event()) as machine:
+        assert machine.wiring.learnt_post_s == 250.0 and post_s(machine) > post_s(METAL)
+
+
+@pytest.mark.parametrize(
+    ("given", "ok", "ssh_s", "said"),
+    [
+        (None, True, 250.0, ["first byte after 2.0 s, SSH after 250.0 s, so POST takes no longer",
+                             "time_to_post_s = 250.0"]),
+        (120.0, True, 250.0, ["POST takes no longer"]),
+        (None, False, 250.0, ["POST takes no longer"]),
+        (None, True, None, ["first byte after 2.0 s"]),
+    ],
+)  # fmt: skip
+def test_what_is_told_for_the_inventory_is_an_upper_bound(
+    given: float | None, ok: bool, ssh_s: float | None, said: list[str]
+) -> None:
+    machine = replace(METAL, wiring=replace(METAL.wiring, time_to_post_s=given))
+    condition = Condition("box", time_to_first_byte_s=2.0, time_to_ssh_s=ssh_s)
+    lines = list(_learnt(machine, Examination((Check("clock", ok, ""),), condition, 2.0, ssh_s)))
+    assert len(lines) == len(said)
+    assert all(line.endswith(end) for line, end in zip(lines, said, strict=True)), lines
 
 
 def test_drift_is_shown_fact_by_fact() -> None:
