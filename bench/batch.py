@@ -104,7 +104,8 @@ def carry_out(
         order = task.order
         try:
             order = replace(order, machine=with_files(order.machine, root))
-            with _had(order.machine, results, cancel):
+            with _had(order.machine, results, cancel) as machine:
+                order = replace(order, machine=machine)
                 if isinstance(order, MatrixOrder):
                     result = run_matrix_order(order, results=results, progress=tell, cancel=cancel)
                 elif isinstance(order, KernelOrder):
@@ -142,15 +143,18 @@ def carry_out(
 
 
 @contextmanager
-def _had(machine: Machine, results: Path, cancel: threading.Event) -> Iterator[None]:
-    """The machine for ourselves, and only if it is fit. A virtual one is made anew for each run and is always both."""
+def _had(machine: Machine, results: Path, cancel: threading.Event) -> Iterator[Machine]:
+    """The machine for ourselves, and only if it is fit; with what is learnt of it. A virtual one is made anew for each
+    run and is always both."""
     if machine.virtual is not None:
-        yield
+        yield machine
         return
     with Store(place_of(results)) as store:
-        Health(store).require_online(machine.name)
+        health = Health(store)
+        health.require_online(machine.name)
+        machine = health.as_learnt(machine)
     with lease(machine, results, wait_s=LEASE_WAIT_S, cancel=cancel):
-        yield
+        yield machine
 
 
 def _serve_the_bench() -> None:

@@ -117,6 +117,7 @@ def _ours(name: str, results: Path | None, wait_s: float) -> Iterator[tuple[Mach
     """The machine, leased, with its power and its serial line captured; off at the end."""
     from bench.cli_power import ask
     from bench.cli_systems import announce_for
+    from bench.health import Health
     from bench.hosts import with_files
     from bench.inventory import find_root, load_inventory
     from bench.lab.capture import CaptureWriter
@@ -124,6 +125,7 @@ def _ours(name: str, results: Path | None, wait_s: float) -> Iterator[tuple[Mach
     from bench.lab.power.choose import power_of
     from bench.lab.virtual_host import plugged
     from bench.leases import lease
+    from bench.store import Store, place_of
 
     root = find_root()
     machines = load_inventory(root)
@@ -155,6 +157,8 @@ def _ours(name: str, results: Path | None, wait_s: float) -> Iterator[tuple[Mach
             yield one
         return
     power = power_of(machine, ask=ask if sys.stdin.isatty() else None)
+    with Store(place_of(where)) as store:
+        machine = Health(store).as_learnt(machine)
     with (
         lease(machine, where, purpose="bench flash", wait_s=wait_s, waiting=note),
         captured(machine, power) as one,

@@ -17,7 +17,7 @@ import typer
 from bench.terminal import note, say
 
 if TYPE_CHECKING:
-    from bench.health import Check, Health
+    from bench.health import Check, Examination, Health
     from bench.lab.power.switched import SwitchedPower
     from bench.records import Machine
     from bench.rescue.examined import Booting
@@ -63,15 +63,18 @@ def at_hand(name: str, results: Path | None, *, purpose: str, wait: float, json:
         raise UsageError(f"no machine {name!r}; there are: {', '.join(machines)}")
     machine, where, now = machines[name], results or root / "results", datetime.now(UTC)
     power = power_of(machine, ask=ask if sys.stdin.isatty() else None)
-    rescue = _rescue(machine, root, power) if machine.wiring.known_good == "rescue" else None
     folder = where / "health" / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{name}-{secrets.token_hex(2)}"
 
     def told(check: Check) -> None:
         if not json:
             say(f"{MARKS[check.ok]:7} {check.name:20} {check.found}")
 
-    with lease(machine, where, purpose=purpose, wait_s=wait, waiting=note), Store(place_of(where)) as store:
-        yield AtHand(machine, power, Health(store), folder, told, rescue)
+    with Store(place_of(where)) as store:
+        condition = Health(store)
+        machine = condition.as_learnt(machine)
+        rescue = _rescue(machine, root, power) if machine.wiring.known_good == "rescue" else None
+        with lease(machine, where, purpose=purpose, wait_s=wait, waiting=note):
+            yield AtHand(machine, power, condition, folder, told, rescue)
 
 
 def _rescue(machine: Machine, root: Path, power: SwitchedPower) -> Booting:
@@ -82,6 +85,17 @@ def _rescue(machine: Machine, root: Path, power: SwitchedPower) -> Booting:
 
     require_rescuable(machine)
     return partial(rescued, machine, rescue_system(root, quiet=False), power)
+
+
+def _learnt(machine: Machine, found: Examination) -> Iterator[str]:
+    """How long its start takes, and what that is for the inventory."""
+    byte_s, ssh_s = found.condition.time_to_first_byte_s, found.condition.time_to_ssh_s
+    seen = [f"{what} after {s} s" for what, s in (("first byte", byte_s), ("SSH", ssh_s)) if s is not None]
+    if seen:
+        bound = ", so POST takes no longer" if ssh_s is not None else ""
+        yield f"learnt, from power-on: {', '.join(seen)}{bound}"
+    if found.ok and found.time_to_ssh_s is not None and machine.wiring.time_to_post_s is None:
+        yield f"for its inventory entry, if you have not timed its boot loader: time_to_post_s = {found.time_to_ssh_s}"
 
 
 def health(
@@ -113,6 +127,6 @@ def health(
         state = "offline" if found.condition.offline_since is not None else "online"
         failures = f", {found.condition.failures} failed in a row" if found.condition.failures else ""
         say(f"{machine}: {state}{failures}; captured in {here.folder}")
-        if found.time_to_first_byte_s is not None and here.machine.wiring.time_to_post_s is None:
-            say(f"for its inventory entry: time_to_post_s = {found.time_to_first_byte_s}")
+        for line in _learnt(here.machine, found):
+            say(line)
     return 0 if found.ok else 3

@@ -35,7 +35,7 @@ def kernel_tasks(
     every: bool,
     plans: Sequence[str],
     full: bool,
-    each_way: bool,
+    each_way: bool = False,
     witness: bool,
     quiet: bool,
     unbuilt: list[str] | None = None,

@@ -230,7 +230,9 @@ class Wiring:
     boot_methods: tuple[str, ...] = ()
     """Ways to load it, the preferred one first."""
     time_to_post_s: float | None = None
-    """From power-on to the first byte that is not the firmware's, as measured; None: not known."""
+    """From power-on to the boot loader, as the inventory has it; None: not known."""
+    learnt_post_s: float | None = field(default=None, compare=False)
+    """No less than that, as `bench.health` has measured it; None: never."""
     netboot: Netboot = Netboot.ORDER
     pxe_loader: PxeLoader = PxeLoader.IPXE
     boot_network: BootNetwork | None = None

@@ -1,7 +1,8 @@
 """Whether a machine of metal can be relied on: its checks, and the state in which two failures put it.
 
 A machine is online until two examinations in a row have failed; then it is offline with the reason, and an examination
-that passes brings it back. Drift of its firmware is a failure until somebody accepts it.
+that passes brings it back. Drift of its firmware is a failure until somebody accepts it. How long its start takes is
+learnt, for whoever has to wait for it (`Health.as_learnt`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import Column, Float, Integer, MetaData, String, Table
 
+from bench.bios_microcode import FACT, firmware_of
 from bench.errors import LabError, UsageError
 from bench.hardware import Netboot, OwnSystem
 from bench.lab import metal
@@ -39,6 +41,8 @@ CLOCK_S = 60.0
 FREE_BYTES = 256 << 20
 SSH_EVERY_S = 2.0
 FALL_THROUGH = "network, then disk"
+# The running revision, which the system may have loaded: in fingerprints of benches before, compared no more.
+_FORMER_FACT = "microcode"
 
 _metadata = MetaData()
 _states = Table(
@@ -50,6 +54,14 @@ _states = Table(
     Column("reason", String, nullable=False),
     Column("fingerprint", String, nullable=False),
     Column("examined", Float, nullable=False),
+)
+# A table of its own: older stores have the other one as it is.
+_times = Table(
+    "health_times",
+    _metadata,
+    Column("machine", String, primary_key=True),
+    Column("first_byte_s", Float),
+    Column("ssh_s", Float),
 )
 
 
@@ -74,6 +86,9 @@ class Condition:
     reason: str = ""
     fingerprint: Mapping[str, str] | None = None
     """The firmware's, as last accepted; None: never read."""
+    time_to_first_byte_s: float | None = None
+    time_to_ssh_s: float | None = None
+    """From power-on, as last seen; that to SSH is an upper bound of the time to POST. None: never seen."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +114,8 @@ class Health:
     def __init__(self, store: Store) -> None:
         self._store = store
         with store.reading() as connection:
-            made = sa.inspect(connection).has_table(_states.name)
-        if not made:
+            made = set(sa.inspect(connection).get_table_names())
+        if not made >= _metadata.tables.keys():
             with store.writing() as connection:
                 _metadata.create_all(connection)
 
@@ -108,10 +123,17 @@ class Health:
         """How it stands with `machine`; online if it was never examined."""
         with self._store.reading() as connection:
             row = connection.execute(sa.select(_states).where(_states.c.machine == machine)).mappings().first()
+            times = connection.execute(sa.select(_times).where(_times.c.machine == machine)).mappings().first()
         if row is None:
             return Condition(machine)
         fingerprint = json.loads(row["fingerprint"]) if row["fingerprint"] else None
-        return Condition(machine, row["failures"], row["offline_since"], row["reason"], fingerprint)
+        seen = (times["first_byte_s"], times["ssh_s"]) if times is not None else (None, None)
+        return Condition(machine, row["failures"], row["offline_since"], row["reason"], fingerprint, *seen)
+
+    def as_learnt(self, machine: Machine) -> Machine:
+        """`machine` with what its examinations have measured: whoever waits for it then waits long enough."""
+        learnt = self.condition(machine.name).time_to_ssh_s
+        return replace(machine, wiring=replace(machine.wiring, learnt_post_s=learnt))
 
     def require_online(self, machine: str) -> None:
         """Raise LabError (component ``machine``) if it is offline, with the reason and the way back."""
@@ -124,19 +146,31 @@ class Health:
                 witness=now.reason,
             )
 
-    def note(self, machine: str, failed: list[str], fingerprint: Mapping[str, str] | None) -> Condition:
-        """Keep the outcome of an examination; `failed` is empty if it passed."""
+    def note(
+        self,
+        machine: str,
+        failed: list[str],
+        fingerprint: Mapping[str, str] | None,
+        *,
+        first_byte_s: float | None = None,
+        ssh_s: float | None = None,
+    ) -> Condition:
+        """Keep the outcome of an examination; `failed` is empty if it passed, what was not seen stays as it was."""
         before = self.condition(machine)
         failures = before.failures + 1 if failed else 0
         offline = failures >= FAILURES_TO_OFFLINE
         since = (before.offline_since or time.time()) if offline else None
         kept = fingerprint if fingerprint is not None else before.fingerprint
-        after = Condition(machine, failures, since, "; ".join(failed), kept)
+        byte_s = first_byte_s if first_byte_s is not None else before.time_to_first_byte_s
+        ssh_s = ssh_s if ssh_s is not None else before.time_to_ssh_s
+        after = Condition(machine, failures, since, "; ".join(failed), kept, byte_s, ssh_s)
         row = {"machine": machine, "failures": failures, "offline_since": since, "reason": after.reason,
                "fingerprint": json.dumps(dict(kept)) if kept is not None else "", "examined": time.time()}  # fmt: skip
         with self._store.writing() as connection:
             connection.execute(sa.delete(_states).where(_states.c.machine == machine))
             connection.execute(sa.insert(_states).values(**row))
+            connection.execute(sa.delete(_times).where(_times.c.machine == machine))
+            connection.execute(sa.insert(_times).values(machine=machine, first_byte_s=byte_s, ssh_s=ssh_s))
         return after
 
 
@@ -202,8 +236,9 @@ def examine(
     own = rescue is None
     new = _judge_system(facts, known, accept_drift, check, own=own) if facts is not None else None
     failed = [f"{one.name}: {one.found}" for one in checks if one.ok is False]
-    condition = health.note(machine.name, failed, new)
-    return Examination(tuple(checks), condition, times.get("first byte"), times.get("ssh"), times.get("disk"))
+    byte_s, ssh_s = times.get("first byte"), times.get("ssh")
+    condition = health.note(machine.name, failed, new, first_byte_s=byte_s, ssh_s=ssh_s)
+    return Examination(tuple(checks), condition, byte_s, ssh_s, times.get("disk"))
 
 
 @contextmanager
@@ -239,9 +274,9 @@ def _known_good(
     capture.await_first()
     begun, at_s = time.monotonic(), capture.elapsed_s
     capture.event(LabEventKind.POWER_ON, power.on())
-    allowed_s = metal.post_s(machine)
+    allowed_s = metal.system_s(machine)
     if fall_through.goes_by_network(machine) and machine.wiring.netboot is not Netboot.BOOTNEXT:
-        allowed_s = metal.system_s(machine) + fall_through.LONGEST_S
+        allowed_s += fall_through.LONGEST_S
     if power.readable:
         state = power.state()
         check("power read back", state is PowerState.ON, f"says {state} after on")
@@ -339,17 +374,21 @@ def _judge_system(
         check("room in /boot", facts.free_bytes >= FREE_BYTES, f"{free} MiB free, {needed} are needed")
     else:
         check("room in /boot", None, "it has no system of its own")
-    drift = differences(known, facts.fingerprint) if known is not None else []
+    now = firmware_of(facts)
+    drift = differences(known, now) if known is not None else []
     if not drift:
-        check("firmware", True, "as before" if known is not None else f"{len(facts.fingerprint)} facts noted")
-        return facts.fingerprint if known is None else None
+        unseen = "" if FACT in now else f"; {FACT}: not to be seen"
+        check("firmware", True, ("as before" if known is not None else f"{len(now)} facts noted") + unseen)
+        before = {name: text for name, text in (known or {}).items() if name != _FORMER_FACT}
+        return before | now
     check("firmware", accept_drift, ("accepted: " if accept_drift else "has changed: ") + "; ".join(drift))
-    return facts.fingerprint if accept_drift else None
+    return now if accept_drift else None
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Each fact that is not as it was, in words."""
+    """Each fact that is not as it was, in words. The BIOS's microcode revision is compared if both have it."""
     names = [*before, *(name for name in now if name not in before)]
+    names = [name for name in names if name not in (FACT, _FORMER_FACT) or (name in before and name in now)]
     return [
         f"{name} was {before.get(name, 'not there')!r}, is {now.get(name, 'not there')!r}"
         for name in names

@@ -191,6 +191,7 @@ def hold_one(machines: Sequence[Machine], lab: Lab, *, purpose: str) -> Iterator
 
     Raises LabError, whose witness names the owner, if none becomes free in time.
     """
+    from bench.health import Health
     from bench.leases import Leases
     from bench.store import Store, place_of
 
@@ -208,7 +209,7 @@ def hold_one(machines: Sequence[Machine], lab: Lab, *, purpose: str) -> Iterator
                     if machine is machines[-1] and time.monotonic() >= deadline:
                         raise
                     continue
-                yield machine
+                yield Health(store).as_learnt(machine)
                 return
             time.sleep(ASK_AGAIN_S)
 

@@ -245,6 +245,12 @@ class TestMetal:
     def test_it_gets_the_time_that_its_firmware_takes(self, measured: float | None, allowed: float) -> None:
         assert metal.post_s(self.machine(time_to_post_s=measured)) == allowed
 
+    @pytest.mark.parametrize(("given", "learnt", "allowed"), [(None, 1.5, 300), (None, 250.0, 530), (14.5, 250.0, 59)])
+    def test_what_health_has_learnt_lengthens_what_is_unknown(
+        self, given: float | None, learnt: float, allowed: float
+    ) -> None:
+        assert metal.post_s(self.machine(time_to_post_s=given, learnt_post_s=learnt)) == allowed
+
 
 class TestTheTable:
     def test_every_state_that_is_not_the_end_has_a_way_to_it(self) -> None:

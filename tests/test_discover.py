@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from bench.bios_microcode import BiosRevision, Told, bios_revision
 from bench.cli_inventory import discover as command
-from bench.discovered.bios_microcode import BiosRevision, Told, bios_revision
 from bench.discovered.entry import card_of, entry, holes_in, memory_of, name_of
 from bench.errors import LabError, UsageError
 from bench.hardware import SshAccess

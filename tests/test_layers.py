@@ -71,7 +71,7 @@ LAYERS = (
     layer("discovered", "judge", "doctor", "health", "hosts", "leases"),
     layer("early_load", "rescue", "unpatched", "update_safety", "update_steps"),
     layer("endings"),
-    layer("loading", "obedience", "outcome"),
+    layer("bios_microcode", "loading", "obedience", "outcome"),
     layer("bugs", "images", "inventory", "lab", "parse", "reconcile", "scenarios", "sim", "store", "witness"),
     layer(
         "cache",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from bench.discovered.bios_microcode import Told, bios_revision
+from bench.bios_microcode import INTEL, Told, bios_revision
 from bench.errors import UsageError
 from bench.hardware import Netboot, SshAccess, Wiring
 from bench.x86 import signature as signatures
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from bench.lab.discover_serial import Heard
     from bench.lab.discover_wires import Card
 
-INTEL = "GenuineIntel"
 NO_NAME = "(none)"
 """What Linux calls a machine that nobody has named."""
 COM1 = 0x3F8

@@ -49,7 +49,7 @@ class MetalFile(MachineKeys):
     firmware: Literal["bios", "uefi"] | None = None
     boot_methods: list[BootMethod] = Field([], description="Ways to load it, the preferred one first.")
     time_to_post_s: Annotated[
-        Seconds | None, Field(description="Power-on to the boot loader, as `bench health` measures it.")
+        Seconds | None, Field(description="Power-on to the boot loader; `bench health` learns how long at most.")
     ] = None
     netboot: Netboot = Field(Netboot.ORDER, strict=False, description="Who has it boot from the network.")
     pxe_loader: PxeLoader = Field(PxeLoader.IPXE, strict=False, description="What its firmware loads then.")

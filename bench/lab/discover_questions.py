@@ -4,8 +4,15 @@ from __future__ import annotations
 
 ANSWER_S = 60.0
 
+# The lines of the kernel's log about microcode, and the one that every log begins with if that is still there.
+KERNEL_LOG = r"""
+log=$(dmesg 2>/dev/null)
+case $log in *'Linux version '*) ;; *) log=$(journalctl -k -b -o cat --no-pager 2>/dev/null || echo "$log") ;; esac
+echo "$log" | grep -e 'Linux version ' -e microcode | head -n 1000
+"""
 # Every part prints its own name first. /dev/cpu/0/cpuid is read at the leaf's number, msr at the register's.
-QUESTIONS = r"""
+QUESTIONS = (
+    r"""
 PATH=$PATH:/usr/sbin:/sbin:/usr/bin:/bin
 added=
 for m in cpuid msr; do
@@ -47,9 +54,7 @@ echo @connection; echo "$SSH_CONNECTION"
 echo @ports; for t in /sys/class/tty/ttyS*; do
     [ "$(of $t/type)" -gt 0 ] 2>/dev/null && echo "${t##*/} $(of $t/io_type) $(of $t/port) $(of $t/iomem_base)"
 done
-echo @kernel log
-log=$(dmesg 2>/dev/null)
-case $log in *'Linux version '*) ;; *) log=$(journalctl -k -b -o cat --no-pager 2>/dev/null || echo "$log") ;; esac
-echo "$log" | grep -e 'Linux version ' -e microcode | head -n 100
-echo @end
-"""
+echo @kernel log"""
+    + KERNEL_LOG
+    + "echo @end\n"
+)

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.errors import LabError
+from bench.lab.discover_questions import KERNEL_LOG
 from bench.lab.ssh import Ssh
 from bench.lab.text import escape
 
 # Every part prints its own name first. The command line holds no secret and changes nothing.
-_QUESTIONS = """\
+_QUESTIONS = (
+    """\
 echo @time; date +%s
 echo @room; df -Pk /boot 2>/dev/null || df -Pk /
 echo @kernel; uname -r
@@ -26,12 +28,15 @@ echo @bios date; cat /sys/class/dmi/id/bios_date
 echo @board; cat /sys/class/dmi/id/board_name
 echo @secure boot; od -An -tu1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
 echo @memory map; for f in /sys/firmware/memmap/*; do cat $f/start $f/end $f/type; done | paste - - - | sort
+echo @processor; grep -m1 ^vendor_id /proc/cpuinfo
 echo @microcode; grep -m1 ^microcode /proc/cpuinfo
 echo @command line; cat /proc/cmdline
 echo @boot; cat /proc/sys/kernel/random/boot_id
-echo @end
-"""
-_PARTS = ("bios vendor", "bios version", "bios date", "board", "secure boot", "memory map", "microcode")
+echo @kernel log"""
+    + KERNEL_LOG
+    + "echo @end\n"
+)
+_PARTS = ("bios vendor", "bios version", "bios date", "board", "secure boot", "memory map")
 ANSWER_S = 30.0
 
 
@@ -46,9 +51,15 @@ class SystemFacts:
     kernel: str
     boot_id: str
     fingerprint: Mapping[str, str]
-    """Firmware facts by name, those that could be read: a change of any of them is drift."""
+    """Firmware facts by name, those that could be read; `bench.bios_microcode` adds the revision that it loaded."""
     command_line: str = ""
     """With which the system was started; empty if it could not be read."""
+    vendor: str = ""
+    """The processor's, as CPUID says it."""
+    microcode: int | None = None
+    """The revision that runs, whoever loaded it; None: not shown."""
+    kernel_log: bytes = b""
+    """Its lines about microcode, and its first one if that is still there."""
 
 
 def read_system(ssh: Ssh) -> SystemFacts:
@@ -67,6 +78,9 @@ def read_system(ssh: Ssh) -> SystemFacts:
         boot_id=answers["boot"],
         fingerprint=_fingerprint(answers),
         command_line=answers.get("command line", ""),
+        vendor=_value(answers.get("processor", "")),
+        microcode=_revision(_value(answers.get("microcode", ""))),
+        kernel_log=answers.get("kernel log", "").encode(),
     )
 
 
@@ -94,6 +108,13 @@ def _fingerprint(answers: Mapping[str, str]) -> dict[str, str]:
         lines = found["memory map"].count("\n") + 1
         digest = hashlib.sha256(found["memory map"].encode()).hexdigest()[:16]
         found["memory map"] = f"{lines} ranges, {digest}"
-    if "microcode" in found:
-        found["microcode"] = found["microcode"].rpartition(":")[2].strip()
     return found
+
+
+def _value(line: str) -> str:
+    """What a line of /proc/cpuinfo says."""
+    return line.rpartition(":")[2].strip()
+
+
+def _revision(text: str) -> int | None:
+    return int(text, 16) if re.fullmatch(r"0x[0-9a-f]{1,8}", text) else None

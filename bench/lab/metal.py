@@ -63,9 +63,18 @@ def system_s(machine: Machine) -> float:
 
 
 def post_s(machine: Machine) -> float:
-    """How long `machine` may take from power-on to the first record of the trace, in seconds."""
-    measured = machine.wiring.time_to_post_s
-    return UNKNOWN_POST_S if measured is None else POST_MARGIN[0] * measured + POST_MARGIN[1]
+    """How long `machine` may take from power-on to the first record of the trace, in seconds.
+
+    What `bench.health` has learnt is an upper bound: it lengthens what is unknown, and shortens nothing.
+    """
+    given, learnt = machine.wiring.time_to_post_s, machine.wiring.learnt_post_s
+    if given is None:
+        return UNKNOWN_POST_S if learnt is None else max(UNKNOWN_POST_S, _with_margin(learnt))
+    return _with_margin(given)
+
+
+def _with_margin(measured_s: float) -> float:
+    return POST_MARGIN[0] * measured_s + POST_MARGIN[1]
 
 
 @contextmanager

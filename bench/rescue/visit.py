@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.bios_microcode import firmware_of
 from bench.images.small_system import BuiltSystem
 from bench.lab import metal
 from bench.lab.capture import CaptureWriter
@@ -67,6 +68,6 @@ def visit(
         facts = read_system(there.ssh)
         found = look(there.ssh)
         repaired = repair(there.ssh, found) if mend else []
-        found = replace(look(there.ssh) if repaired else found, facts=facts.fingerprint)
+        found = replace(look(there.ssh) if repaired else found, facts=firmware_of(facts))
         way_in = kept.keep(machine.name, there) if keep else ""
         return Visit(found, facts.kernel, there.heard, dict(there.times), tuple(repaired), way_in)

@@ -23,6 +23,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from bench.bios_microcode import FACT
 from bench.errors import BootError
 from bench.hardware import NetworkMode, PxeLoader
 from bench.health import Health
@@ -221,7 +222,7 @@ def test_a_machine_without_a_disk_is_examined_and_describes_itself(tmp_path: Pat
         }
         assert found["time_to_first_byte_s"] >= 0 and found["time_to_ssh_s"] > 0
         fingerprint = found["condition"]["fingerprint"]
-        assert {"bios version", "memory map", "microcode"} <= fingerprint.keys()
+        assert {"bios version", "memory map", FACT} <= fingerprint.keys()
 
         with Store(here.results / "bench.sqlite") as store:
             Health(store).note("box", [], fingerprint | {"bios version": "of another time"})

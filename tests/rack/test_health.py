@@ -6,12 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.health import Check, Health, examine
+from bench.inventory import load_inventory
+from bench.lab import metal
+from bench.lab.power.choose import power_of
+from bench.store import Store
 from tests.lab import tiny_kernel
 from tests.rack import servers
 from tests.rack.servers import Bmc, Machine, SshHost
@@ -105,16 +113,43 @@ def test_a_sound_machine_passes_and_its_firmware_is_remembered(lab: Lab) -> None
          "firmware"), True,
     )  # fmt: skip
     assert found["time_to_first_byte_s"] >= 0 and found["time_to_ssh_s"] >= 0
-    assert found["condition"]["fingerprint"]
+    assert found["condition"]["time_to_ssh_s"] == found["time_to_ssh_s"], "learnt"
     assert b"its own system" in (Path(found["capture"]) / "serial.bin").read_bytes()
     assert lab.health()[0] == 0
 
 
+def test_a_system_that_answers_long_after_post_is_waited_for(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RACK_PASSWORD", Bmc(0).password)
+    monkeypatch.setattr(metal, "POST_MARGIN", (2.0, 0.0))
+    box = load_inventory(lab.folder)["box"]
+    access, late = box.wiring.ssh, servers.free_port()
+    assert access is not None
+    box = replace(box, wiring=replace(box.wiring, time_to_post_s=0.5, ssh=replace(access, port=late)))
+    forward = [servers.program("socat"), f"TCP-LISTEN:{late},bind=127.0.0.1,fork,reuseaddr",
+               f"TCP:127.0.0.1:{access.port}"]  # fmt: skip
+    with ExitStack() as stack, Store(tmp_path / "bench.sqlite") as store:
+
+        def answer() -> None:
+            stack.enter_context(servers.server(forward, tmp_path / "socat.log"))
+
+        # Nothing is there before this, however slow the computer is: it cannot be seen too early.
+        later = threading.Timer(2 * metal.post_s(box), answer)
+
+        def told(check: Check) -> None:
+            if check.found.endswith("after on"):
+                later.start()
+
+        found = examine(box, Health(store), tmp_path / "capture", power=power_of(box), told=told)
+        later.join()
+        assert found.ok, found.checks
+        assert found.time_to_ssh_s is not None and found.time_to_ssh_s > metal.post_s(box)
+        assert Health(store).condition("box").time_to_ssh_s == found.time_to_ssh_s
+
+
 def test_changed_firmware_takes_it_offline_until_it_is_accepted(lab: Lab) -> None:
     lab.health()
-    from bench.health import Health
-    from bench.store import Store
-
     with Store(lab.folder / "results" / "bench.sqlite") as store:
         health = Health(store)
         before = dict(health.condition("box").fingerprint or {})

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bench.lab.fingerprint import SystemFacts
 from bench.parse.kernel import read_kernel_log
 from bench.parse.kernel_microcode import Microcode
 
+INTEL = "GenuineIntel"
+FACT = "BIOS microcode revision"
+"""What a fingerprint calls it."""
 BEGINNING = b"Linux version "
 """In the first line of every kernel's log."""
 # The events (`bench.parse.kernel`) that tell of another revision than before.
@@ -43,3 +47,16 @@ def bios_revision(log: bytes, running: int) -> BiosRevision:
             return BiosRevision(Told.KNOWN, first.before)
         return BiosRevision(Told.HIDDEN)
     return BiosRevision(Told.SAME, running) if BEGINNING in log else BiosRevision(Told.UNKNOWN)
+
+
+def firmware_of(facts: SystemFacts) -> dict[str, str]:
+    """The firmware's fingerprint, with `FACT` in it if the processor is Intel's and the log gives it away.
+
+    The running revision is none of the firmware's: the package that updates it is the system's.
+    """
+    found = dict(facts.fingerprint)
+    if facts.vendor == INTEL and facts.microcode is not None:
+        own = bios_revision(facts.kernel_log, facts.microcode).revision
+        if own is not None:
+            found[FACT] = f"0x{own:08x}"
+    return found
