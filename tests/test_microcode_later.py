@@ -164,6 +164,15 @@ def test_one_reading_that_differs_is_believed_if_the_other_is_as_predicted(tmp_p
         assert compared(story, text.replace(old, "??", 1), tmp_path) == ([], "")
 
 
+def test_a_look_that_the_kernel_spoke_into_is_a_damaged_line(tmp_path: Path) -> None:
+    # Seen: the clock source was switched while init spoke, in both looks.
+    story = story_of("late-newest", "v6.1", tmp_path)[1]
+    before, first, second = told(story).split("bench-init: at 1\n")
+    first = first.replace("processor\t: 1", "proce[    1.5] clocksource: tsc", 1)
+    text = f"{before}bench-init: at 1\n{first}bench-init: at 1[    1.5] clocksource: refined-jiffies\n\n{second}"
+    assert compared(story, text, tmp_path) == ([], "cpuinfo at 1: shown but once")
+
+
 def test_a_processor_that_comes_too_late_is_the_emulations(tmp_path: Path) -> None:
     story = story_of("late-newest", "v6.1", tmp_path)[1]
     text = told(story).replace("updated to revision 0x101, date = 2023-03-06",

@@ -139,7 +139,12 @@ def _hold_looks(story: Story, looks: Mapping[int, Looks], comparison: Comparison
     if story.end is not End.BOOTS:
         expected.pop()
     for number, shown in enumerate(expected):
-        comparison.hold(f"cpuinfo at {number}", shown, looks.get(number, nothing).shown)
+        came = looks.get(number, nothing).shown
+        if len(came) == 1 and shown not in came:
+            # init looks twice: words of the kernel's within its own have hidden the other look.
+            comparison.damage.append(f"cpuinfo at {number}: shown but once")
+        else:
+            comparison.hold(f"cpuinfo at {number}", shown, came)
     for number, moment in enumerate(story.moments, start=1):
         if moment.end is not End.BOOTS:
             break
