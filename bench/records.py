@@ -233,6 +233,8 @@ class Capture:
     """QEMU's log of exceptions, of such a kernel: the part that tells of its early window and of its end."""
     updates: UpdateOffer | None = None
     """What the bench knew of the kernel's microcode loader and of the processors: what they say of it is judged."""
+    traced: bool | None = None
+    """Of a case of microcode: whether its kernel has the trace. None: nobody has said, as of older captures."""
 
 
 @dataclass(frozen=True)

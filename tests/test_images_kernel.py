@@ -17,6 +17,7 @@ from bench.errors import LabError, UsageError
 from bench.images.kernel import BuildProgress, KernelImage, build_kernel, find_kernel
 from bench.images.kernel_config import read_fragments
 from bench.images.kernel_description import load_description
+from bench.images.kernel_make import Counter, make
 from bench.images.kernel_patches import load_patches
 from bench.images.kernel_tools import COMPILER, TOOLS
 from tests.tiny_source import CONFIG, PATCH, patch_series, project, start_build
@@ -355,6 +356,19 @@ def test_a_build_that_was_cut_off_goes_on_to_the_same_bytes(tmp_path: Path, gate
         *stages, last = rest_of(second)
     assert last == f"done {whole} False"
     assert any("cut off" in stage for stage in stages)
+
+
+def test_an_interrupted_make_leaves_no_pipe_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Makefile").write_text("all:\n\t@sleep 60\n")
+    monkeypatch.setattr("bench.images.kernel_make._TICK_S", 0.0)
+
+    def interrupted(_: Counter) -> None:
+        raise KeyboardInterrupt
+
+    before = list(Path("/proc/self/fd").iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, ["all"], log=tmp_path / "build.log", keep=0, tick=interrupted)
+    assert list(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_of_two_builds_at_once_the_second_waits_and_finds_what_the_first_made(tmp_path: Path, gate: Path) -> None:

@@ -16,6 +16,8 @@ from bench.microcode.story import Story, files_of, predict_story, steps_of
 from bench.microcode.trial import Ground, Trial
 from bench.records import Capture, LabEvent, LabEventKind
 from bench.sim.ucode_loaders import loader
+from bench.updates import SEARCH_FIELDS, Search
+from bench.wire import encode
 from bench.x86.microcode_processor import Restart
 from tests.microcode_files import update
 
@@ -114,13 +116,13 @@ def look(number: int, shown: dict[int, int], *, tainted: bool) -> str:
 
 
 def compared(
-    story: Story, text: str, folder: Path, *, end: LabEventKind = LabEventKind.MARKER
+    story: Story, text: str, folder: Path, *, end: LabEventKind = LabEventKind.MARKER, traced: bool = False
 ) -> tuple[list[str], str]:
     record = folder / "microcode.jsonl"
     rows = [{"processor": w.processor, "revision": w.revision, "before": w.before, "after": w.after}
             for w in story.writes]  # fmt: skip
     record.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    capture = Capture("serial.bin", text.replace("\n", "\r\n").encode(), (LabEvent(end, 1.0, 0, {}),))
+    capture = Capture("serial.bin", text.replace("\n", "\r\n").encode(), (LabEvent(end, 1.0, 0, {}),), traced=traced)
     _, found, damage = compare_story(story, capture, record)
     return [difference.field for difference in found], damage
 
@@ -162,6 +164,15 @@ def test_one_reading_that_differs_is_believed_if_the_other_is_as_predicted(tmp_p
         assert compared(story, text.replace(old, "??", 1), tmp_path) == ([], "")
 
 
+def test_a_look_that_the_kernel_spoke_into_is_a_damaged_line(tmp_path: Path) -> None:
+    # Seen: the clock source was switched while init spoke, in both looks.
+    story = story_of("late-newest", "v6.1", tmp_path)[1]
+    before, first, second = told(story).split("bench-init: at 1\n")
+    first = first.replace("processor\t: 1", "proce[    1.5] clocksource: tsc", 1)
+    text = f"{before}bench-init: at 1\n{first}bench-init: at 1[    1.5] clocksource: refined-jiffies\n\n{second}"
+    assert compared(story, text, tmp_path) == ([], "cpuinfo at 1: shown but once")
+
+
 def test_a_processor_that_comes_too_late_is_the_emulations(tmp_path: Path) -> None:
     story = story_of("late-newest", "v6.1", tmp_path)[1]
     text = told(story).replace("updated to revision 0x101, date = 2023-03-06",
@@ -187,3 +198,38 @@ def test_processors_that_load_side_by_side_speak_in_any_order(tmp_path: Path) ->
     text = told(story)
     swapped = text.replace(first, "HERE").replace(second, first).replace("HERE", second)
     assert swapped != text and compared(story, swapped, tmp_path) == ([], "")
+
+
+# --- the start's part of the trace -----------------------------------------------------------------------------------
+
+
+def record_of(number: int, search: Search) -> str:
+    fields: dict[str, int | str] = {name: getattr(search, name) for name in SEARCH_FIELDS}
+    return encode(number, "ucode", fields, nonce=0).decode().replace("\r", "")
+
+
+def traced(story: Story) -> tuple[str, list[str]]:
+    """The same console with a trace, in which all but the first processor are brought up once more; the start's
+    records in it."""
+    begin = encode(0, "begin", {"wire": 1}, nonce=0).decode().replace("\r", "")
+    start = [record_of(number, search) for number, search in enumerate(story.early.searches, start=1)]
+    again = [record_of(number, search) for number, search in enumerate(story.early.later, start=1 + len(start))]
+    return "".join([begin, *start, told(story), *again]), start
+
+
+def test_the_starts_part_of_the_trace_is_compared_and_what_comes_behind_it_is_not(tmp_path: Path) -> None:
+    story = story_of("hotplug-keeps", "v6.1", tmp_path)[1]
+    text, (first, second) = traced(story)
+    assert story.early.later and compared(story, text, tmp_path, traced=True) == ([], "")
+    other = record_of(2, replace(story.early.searches[1], after=0xFF))
+    assert compared(story, text.replace(second, other), tmp_path, traced=True) == (["trace"], "")
+    assert compared(story, text.replace(first, ""), tmp_path, traced=True)[1].startswith("trace: 1 record missing")
+    cut = text.replace(second, second[:20] + "\n")
+    assert compared(story, cut, tmp_path, traced=True) == ([], "trace: cut: the CRC is missing or incomplete")
+
+
+def test_a_kernel_with_the_trace_has_to_show_one(tmp_path: Path) -> None:
+    story = story_of("hotplug-keeps", "v6.1", tmp_path)[1]
+    assert compared(story, told(story), tmp_path) == ([], "")
+    said = "trace: no begin of its window: nothing of it came"
+    assert compared(story, told(story), tmp_path, traced=True) == ([], said)

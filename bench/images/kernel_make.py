@@ -83,11 +83,15 @@ def make(
             ["make", f"-j{jobs}", *given, *targets], cwd=tree, env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(keep,), start_new_session=True,
         )  # fmt: skip
+        assert process.stdout is not None
         try:
             _follow(process, out.write, counter, tick)
         except BaseException:
             _end(process)
             raise
+        finally:
+            # Not before make has ended: it would die of its next word, with files half written.
+            process.stdout.close()
     if process.returncode:
         with log.open("rb") as said:
             said.seek(begin)
@@ -110,7 +114,6 @@ def _follow(
         if time.monotonic() - told >= _TICK_S:
             tick(counter)
             told = time.monotonic()
-    process.stdout.close()
     process.wait()
 
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 from bench.errors import FormatError
 from bench.parse.kernel import read_kernel_log
 from bench.parse.kernel_microcode import Microcode
+from bench.parse.lines import Mark
 from bench.parse.microcode_said import console_lines, cpuinfo_readings, logged_lines
 from bench.parse.trace import parse_trace
 from bench.records import Capture, LabEventKind
@@ -52,9 +53,11 @@ class Observed:
     end: str
     """``boots``, ``reset``, ``hang``, ``panic``, or what else ended the boot."""
     searches: tuple[Search, ...] | None = None
-    """The trace's ``ucode`` records; None: the kernel has no trace."""
+    """The start's ``ucode`` records; None: no window of a trace came."""
     torn: str = ""
-    """Where records of the trace are missing."""
+    """Where records of the trace are missing or damaged."""
+    traced: bool = False
+    """The kernel has the trace, so that a window has to come. Captures that do not say so are not asked for one."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,18 @@ def observe(capture: Capture, record: Path) -> Observed:
     """Read a capture, and the record of its virtual processors (absent if nothing was written)."""
     logged = logged_lines(capture.data)
     lines = (console_lines(capture.data), *([] if logged is None else [logged]))
-    log = parse_trace(capture.data, nonce=capture.nonce)
-    return Observed(
-        lines, cpuinfo_readings(capture.data), tuple(writes_of(record)), end_of(capture),
-        tuple(replace(search, seq=None, span=None) for search in log.searches) if log.windows else None,
-        log.gaps[0].why if log.gaps else "",
-    )  # fmt: skip
+    seen = Observed(lines, cpuinfo_readings(capture.data), tuple(writes_of(record)), end_of(capture))
+    return with_trace(seen, capture, capture.data)
+
+
+def with_trace(seen: Observed, capture: Capture, part: bytes) -> Observed:
+    """What was seen, and the trace that this part of the capture has."""
+    log = parse_trace(part, nonce=capture.nonce)
+    torn = [*(gap.why for gap in log.gaps), *(each.why for each in log.stretches if each.mark is Mark.DAMAGED)]
+    searches = tuple(replace(search, seq=None, span=None) for search in log.searches)
+    return replace(
+        seen, searches=searches if log.windows else None, torn=torn[0] if torn else "", traced=capture.traced is True
+    )
 
 
 def writes_of(record: Path) -> Iterator[Write]:
@@ -123,11 +132,24 @@ class Comparison:
         else:
             self.found.append(Difference(name, _text(expected), _text(readings[0]) if readings else "nothing"))
 
+    def hold_trace(self, expected: Sequence[Search], seen: Observed) -> None:
+        """Compare the start's ``ucode`` records; to be called last. What other readings say of the kernel stands
+        without them."""
+        if seen.searches is None:
+            if seen.traced and not self.found:
+                self.damage.append(f"trace: no begin of its window: {seen.torn or 'nothing of it came'}")
+            return
+        due, came = (sorted(each, key=_by_processor) for each in (expected, seen.searches))
+        if due != came and seen.torn and set(came) < set(due):
+            self.damage.append(f"trace: {seen.torn}")
+        else:
+            self.hold("trace", due, [came])
+
 
 def compare(predicted: EarlyLoad, observed: Observed) -> tuple[list[Difference], str]:
     """Every field that is not equal; and, if that cannot be said, how the serial line is damaged."""
     comparison = Comparison()
-    hold, damage = comparison.hold, comparison.damage
+    hold = comparison.hold
     hold("end", str(predicted.end), [observed.end])
     # What is said before there is a console is lost with a boot that ends there.
     lost = predicted.end is not End.BOOTS and predicted.at == 0
@@ -141,13 +163,8 @@ def compare(predicted: EarlyLoad, observed: Observed) -> tuple[list[Difference],
     # From 6.5 on the others start side by side: theirs may come in any order.
     hold("first write", expected[:1], [seen[:1]])
     hold("writes", sorted(expected, key=_by_processor), [sorted(seen, key=_by_processor)])
-    if observed.searches is not None:
-        due, came = sorted(predicted.searches, key=_by_processor), sorted(observed.searches, key=_by_processor)
-        if due != came and observed.torn and set(came) < set(due):
-            damage.append(f"trace: {observed.torn}")
-        else:
-            hold("trace", due, [came])
-    return comparison.found, "; ".join(damage)
+    comparison.hold_trace(predicted.searches, observed)
+    return comparison.found, "; ".join(comparison.damage)
 
 
 def as_seen(writes: Sequence[DueWrite]) -> list[Write]:

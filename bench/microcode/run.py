@@ -69,6 +69,8 @@ class Subject:
     """It has been built with CONFIG_MICROCODE_LATE_LOADING."""
     quick: bool = False
     """Cases of the start alone are started with `QUICK`, for which it has to be built with CONFIG_X86_MPPARSE."""
+    traced: bool = False
+    """It has the trace."""
 
     @property
     def loader(self) -> Loader:
@@ -108,7 +110,7 @@ def subject_of(root: Path, image: KernelImage, *, quick: bool = False) -> Subjec
     symbols = (image.folder / "System.map").read_text(encoding="latin-1")
     late, quick = f" {_RELOAD_SYMBOL}\n" in symbols, quick and f" {_MP_TABLE_SYMBOL}\n" in symbols
     init = build_init(root).read_bytes()
-    return Subject(image.name, image.kernel, image.release, image.sha256, sites, init, words, late, quick)
+    return Subject(image.name, image.kernel, image.release, image.sha256, sites, init, words, late, quick, image.traced)
 
 
 def ground_of(machine: Machine, package: Package | None, *, processors: int = 2, bios: int | None = None) -> Ground:
@@ -233,7 +235,7 @@ def run_case(
     ready = prepare(root, case, wanted, ground, subject, words=words)
     meta = {
         "image": subject.name, "nonce": "0", "virtual": True, "case": case.name, "command_line": ready.command_line,
-        "prediction": _as_json(ready.story),
+        "traced": subject.traced, "prediction": _as_json(ready.story),
     }  # fmt: skip
     cores = Cores(ready.trial.rules, ready.trial.processors)
     result = _empty(case, ready, subject, folder, name)

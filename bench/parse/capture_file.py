@@ -152,6 +152,7 @@ def _capture(
             unpatched=unpatched_from_json(meta["unpatched"], source) if meta.get("unpatched") else None,
             exceptions=exceptions,
             updates=offer_from_json(meta["updates"], source) if meta.get("updates") else None,
+            traced=meta.get("traced"),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the capture's description is malformed: {error}", source=source, offset=offset) from error
@@ -169,6 +170,7 @@ def _meta(capture: Capture) -> dict[str, Any]:
         "scenarios": {str(k): v for k, v in capture.scenarios.items()},
         **({"unpatched": capture.unpatched.as_json()} if capture.unpatched else {}),
         **({"updates": capture.updates.as_json()} if capture.updates else {}),
+        **({} if capture.traced is None else {"traced": capture.traced}),
     }
 
 

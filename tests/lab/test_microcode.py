@@ -27,6 +27,9 @@ from bench.parse.capture_file import read_captures
 from bench.records import LabEventKind, Verdict
 from tests.intel_files import intel
 
+# Whichever test comes first has its kernels built: with nothing in the cache, several minutes each.
+pytestmark = pytest.mark.timeout(1800)
+
 ROOT = Path(__file__).parents[2]
 MACHINES = load_inventory(ROOT)
 
@@ -40,6 +43,12 @@ def debian() -> Subject:
 def linux() -> dict[str, Subject]:
     """Two generations, unpatched."""
     return {name: subject_of(ROOT, build_kernel(ROOT, name)) for name in ("linux-6.1", "linux-7.3")}
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[str, Subject]:
+    """The same two, with the trace."""
+    return {name: subject_of(ROOT, build_kernel(ROOT, name)) for name in ("linux-6.1-trace", "linux-7.3-trace")}
 
 
 def run(
@@ -56,7 +65,6 @@ def run(
 
 
 @pytest.mark.microcode
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kernel", ["linux-6.1", "linux-7.3"])
 @pytest.mark.parametrize("name", ["newest", "two-revisions", "other-refuses"])
 def test_a_quick_start_is_to_the_loader_what_the_usual_one_is(kernel: str, name: str, tmp_path: Path) -> None:
@@ -76,7 +84,6 @@ def test_a_quick_start_is_to_the_loader_what_the_usual_one_is(kernel: str, name:
 
 
 @pytest.mark.lab
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("words", ["nokaslr", ""], ids=["nokaslr", "kaslr"])
 @pytest.mark.parametrize("processors", [1, 4])
 def test_debians_kernel_updates_every_processor(debian: Subject, tmp_path: Path, processors: int, words: str) -> None:
@@ -87,7 +94,6 @@ def test_debians_kernel_updates_every_processor(debian: Subject, tmp_path: Path,
 
 
 @pytest.mark.lab
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "name", ["siblings", "refused", "first-refuses", "table-then-own", "misaligned", "first-resets"]
 )
@@ -97,7 +103,6 @@ def test_processors_that_share_refuse_or_reset_are_as_predicted(debian: Subject,
 
 
 @pytest.mark.lab
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["linux-6.1", "linux-7.3"])
 def test_a_boot_in_which_no_processor_can_go_on_is_not_waited_for(
     linux: dict[str, Subject], tmp_path: Path, name: str
@@ -110,7 +115,6 @@ def test_a_boot_in_which_no_processor_can_go_on_is_not_waited_for(
 
 
 @pytest.mark.lab
-@pytest.mark.timeout(300)
 def test_a_boot_in_which_another_processor_goes_on_is_waited_for(linux: dict[str, Subject], tmp_path: Path) -> None:
     ground = ground_of(MACHINES["skylake-server"], None)
     run("other-hangs", linux["linux-6.1"], tmp_path, ground=ground, words="nokaslr")
@@ -120,7 +124,6 @@ def test_a_boot_in_which_another_processor_goes_on_is_waited_for(linux: dict[str
 
 
 @pytest.mark.lab
-@pytest.mark.timeout(300)
 def test_a_run_that_is_ended_goes_on_where_it_was_and_boots_nothing_twice(
     linux: dict[str, Subject], tmp_path: Path
 ) -> None:
@@ -143,7 +146,6 @@ def test_a_run_that_is_ended_goes_on_where_it_was_and_boots_nothing_twice(
 
 
 @pytest.mark.lab
-@pytest.mark.timeout(300)
 def test_the_wrong_image_is_the_labs_trouble_and_not_the_kernels(debian: Subject, tmp_path: Path) -> None:
     moved = tuple(replace(site, address=site.address + 1) for site in debian.sites)
     ground = ground_of(MACHINES["skylake-server"], None)
@@ -154,7 +156,6 @@ def test_the_wrong_image_is_the_labs_trouble_and_not_the_kernels(debian: Subject
 
 
 @pytest.mark.lab
-@pytest.mark.timeout(300)
 def test_a_machine_of_the_inventory_takes_microcode_by_its_own_table(debian: Subject, tmp_path: Path) -> None:
     machine = MACHINES["cooperlake"]
     assert machine.virtual is not None and machine.virtual.microcode is not None
@@ -178,7 +179,6 @@ def test_a_machine_of_the_inventory_takes_microcode_by_its_own_table(debian: Sub
 
 
 @pytest.mark.microcode
-@pytest.mark.timeout(1800)  # the kernels may have to be built
 def test_stock_6_1_updates_itself_from_intels_06_55_04_on_four_processors(
     linux: dict[str, Subject], tmp_path: Path
 ) -> None:
@@ -196,7 +196,6 @@ SIGNATURES = (
 
 
 @pytest.mark.microcode
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kernel", ["linux-6.1", "linux-7.3"])
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_each_signature_updates_itself_from_its_real_file(
@@ -207,7 +206,27 @@ def test_each_signature_updates_itself_from_its_real_file(
 
 
 @pytest.mark.microcode
-@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kernel", ["linux-6.1-trace", "linux-7.3-trace"])
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_lines_trace_and_cpuinfo_say_of_four_processors_that_each_runs_its_real_file(
+    traced: dict[str, Subject], tmp_path: Path, name: str, kernel: str
+) -> None:
+    ground = ground_of(MACHINES[name], intel(), processors=4)
+    result = run("newest", traced[kernel], tmp_path, machine=name, ground=ground, words="")
+    predicted, seen = result.predicted, result.observed
+    assert seen is not None and seen.traced and seen.searches is not None
+    before, after = ground.rules().bios_revision, ground.revision
+    said = {
+        "linux-6.1-trace": f"microcode: microcode updated early to revision {after:#x}, date = ",
+        "linux-7.3-trace": f"microcode: Current revision: {after:#010x}",
+    }
+    assert predicted.lines in seen.lines and any(line.startswith(said[kernel]) for line in predicted.lines)
+    assert dict.fromkeys(range(4), after) in seen.shown
+    loaded = sorted((s.processor, s.before, s.revision, s.after) for s in seen.searches)
+    assert loaded == [(processor, before, after, after) for processor in range(4)]
+
+
+@pytest.mark.microcode
 @pytest.mark.parametrize("kernel", ["linux-6.1", "linux-7.3"])
 @pytest.mark.parametrize("name", [each.name for each in CASES if each not in LATE_CASES])
 def test_every_case_is_as_predicted_on_two_generations(
@@ -218,7 +237,6 @@ def test_every_case_is_as_predicted_on_two_generations(
 
 
 @pytest.mark.microcode
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kernel", ["linux-6.1", "linux-7.3"])
 def test_late_loads_hotplug_suspend_kexec_and_power_are_as_predicted_on_two_generations(
     linux: dict[str, Subject], tmp_path: Path, kernel: str
@@ -233,7 +251,6 @@ def test_late_loads_hotplug_suspend_kexec_and_power_are_as_predicted_on_two_gene
 
 
 @pytest.mark.microcode
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("processors", [1, 8])
 def test_a_late_load_reaches_every_processor_with_kaslr_too(
     linux: dict[str, Subject], tmp_path: Path, processors: int
@@ -245,7 +262,6 @@ def test_a_late_load_reaches_every_processor_with_kaslr_too(
 
 
 @pytest.mark.lab
-@pytest.mark.timeout(300)
 def test_a_kernel_that_was_built_without_late_loading_has_no_file_for_it(debian: Subject, tmp_path: Path) -> None:
     assert not debian.late
     ground = ground_of(MACHINES["skylake-server"], None)
