@@ -37,14 +37,11 @@ class Task:
 
     order: Order | KernelOrder | MatrixOrder
     bug: Bug | None = None
-    method: str = ""
-    """The one way of its `boot_methods` by which it is loaded, where that was asked for."""
 
     @property
     def name(self) -> str:
         """Machine and variant, as progress shows them."""
-        how = f" by {self.method}" if self.method else ""
-        return f"{self.order.machine.name} {self.order.label}{how}{' (demonstration)' if self.bug else ''}"
+        return f"{self.order.machine.name} {self.order.label}{' (demonstration)' if self.bug else ''}"
 
 
 @dataclass

@@ -35,13 +35,11 @@ def kernel_tasks(
     every: bool,
     plans: Sequence[str],
     full: bool,
-    each_way: bool = False,
     witness: bool,
     quiet: bool,
     unbuilt: list[str] | None = None,
 ) -> list[Task]:
-    """One task a kernel and machine; `each_way`: the usual kernels on machines with a disk, too, by every way to load
-    them. Builds the kernels (NAME or NAME+SERIES+…), or with a list `unbuilt` puts those
+    """One task a kernel and machine. Builds the kernels (NAME or NAME+SERIES+…), or with a list `unbuilt` puts those
     there that are not built yet, and leaves their tasks out. Raises UsageError."""
     if not names:
         if plans:
@@ -49,11 +47,9 @@ def kernel_tasks(
         return []
     from bench.batch import Task
     from bench.cli_images import build_with_progress
-    from bench.cli_methods import kernel_by_each
     from bench.images import build_init
     from bench.images.bzimage import require_bootable
     from bench.images.kernel import find_kernel
-    from bench.inventory import load_inventory
     from bench.run import KernelOrder
     from bench.scenarios import load_boot_plans
     from bench.update_safety import require_allowed
@@ -82,8 +78,6 @@ def kernel_tasks(
                 tasks.append(Task(KernelOrder(box, kernel, these, init, witness=witness)))
         if every and not plans and kernel.traced:
             tasks += _matrix(root, [box for box in boxes if UPDATES_TAG in box.tags], kernel, full=full)
-        if each_way and name in usual and not plans:
-            tasks += kernel_by_each(root, list(load_inventory(root).values()), kernel)
     return tasks
 
 

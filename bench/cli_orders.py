@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,18 +44,14 @@ def tasks_of(asked: Asked, root: Path, *, quiet: bool, unbuilt: list[str] | None
     """The orders, in order. Builds the kernels that are needed; with a list `unbuilt` those that are not built are put
     there instead, and have no orders. Raises UsageError for what does not exist."""
     from bench.cli_kernels import kernel_names, kernel_tasks
-    from bench.cli_methods import loaded_by, payload_by_each
     from bench.inventory import load_inventory
 
     machines = load_inventory(root)
     names = _machines(asked, machines)
-    each_way = asked.all_machines and asked.full and not asked.method
     images = list(asked.image) or [PAYLOAD]
     tasks: list[Task] = []
     if PAYLOAD in images:
         tasks = _payload_tasks(root, [machines[name] for name in names], asked)
-        if each_way:
-            tasks = list(payload_by_each(tasks))
     if asked.demonstrate:
         tasks += _demonstrations(
             root, list({t.order.machine.name: t.order.machine for t in tasks}.values()), asked.draw
@@ -70,12 +66,27 @@ def tasks_of(asked: Asked, root: Path, *, quiet: bool, unbuilt: list[str] | None
         every=asked.all_machines,
         plans=asked.plan,
         full=asked.full,
-        each_way=each_way,
         witness=asked.witness,
         quiet=quiet,
         unbuilt=unbuilt,
     )
-    return [loaded_by(task, asked.method) for task in tasks] if asked.method else tasks
+    return [_loaded_by(task, asked.method) for task in tasks] if asked.method else tasks
+
+
+def by_method(machine: Machine, method: str) -> Machine:
+    """`machine`, loaded in one of the ways that its entry has and in no other. Raises UsageError if it is none."""
+    host = machine.virtual.host if machine.virtual is not None else None
+    known = host.boot_methods if host is not None else machine.wiring.boot_methods
+    if method not in known:
+        has = f"its boot_methods are: {', '.join(known)}" if known else "it has no boot_methods"
+        raise UsageError(f"{machine.name}: not loaded by {method!r}; {has}")
+    if machine.virtual is not None and host is not None:
+        return replace(machine, virtual=replace(machine.virtual, host=replace(host, boot_methods=(method,))))
+    return replace(machine, wiring=replace(machine.wiring, boot_methods=(method,)))
+
+
+def _loaded_by(task: Task, method: str) -> Task:
+    return replace(task, order=replace(task.order, machine=by_method(task.order.machine, method)))
 
 
 def known_as(what: str, names: Iterable[str], known: Iterable[str]) -> None:

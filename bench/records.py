@@ -141,13 +141,6 @@ class Machine:
         return self.virtual is None or self.virtual.host is not None
 
     @property
-    def boot_methods(self) -> tuple[str, ...]:
-        """The ways to load it, by its entry, the preferred one first; none where QEMU itself loads it."""
-        if self.virtual is None:
-            return self.wiring.boot_methods
-        return self.virtual.host.boot_methods if self.virtual.host is not None else ()
-
-    @property
     def model(self) -> str:
         """All machines of one signature, as in microcode file names: ``06-9e-0a``."""
         family = (self.signature >> 8 & 0xF) + (self.signature >> 20 & 0xFF)

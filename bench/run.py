@@ -141,7 +141,7 @@ class RunResult:
     started: datetime
     witnessed: int = 0
     """Exceptions on which trace and witness agree."""
-    details: dict[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
     """What the image is made of, in words."""
 
     def record(self, *, demonstration: bool = False) -> RunRecord:
@@ -158,7 +158,7 @@ class RunResult:
             seconds=self.seconds,
             capture=str(self.folder),
             scenarios=self.scenarios,
-            details=self.details | ({"loaded by": how[0]} if len(how := self.order.machine.boot_methods) == 1 else {}),
+            details=self.details,
             microcode=tuple(
                 MicrocodeRow(t.boot, t.processor, t.flags, t.before, t.offered, t.after, Transition(t.outcome))
                 for t in self.judgement.transitions

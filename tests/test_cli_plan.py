@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,15 +9,12 @@ from pathlib import Path
 import pytest
 
 from bench.batch import Task
-from bench.cli_methods import kernel_by_each
 from bench.cli_orders import Asked, tasks_of
 from bench.cli_plan import DISK_BOOT_S, METAL_BOOT_S, OWN_BOOTS, VIRTUAL_BOOT_S, make_plan
 from bench.errors import UsageError
-from bench.images import KernelImage
 from bench.inventory import load_inventory, survey
 from bench.records import Machine, Verdict
-from bench.run import KernelOrder, Order
-from bench.scenarios import offers_update
+from bench.run import Order
 from bench.store import RunRecord, Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,40 +91,6 @@ def test_machines_are_chosen_by_name_and_by_model() -> None:
         tasks_of(Asked(model=["06-99-09"]), ROOT, quiet=True)
     with pytest.raises(UsageError, match="say which machine"):
         tasks_of(Asked(), ROOT, quiet=True)
-
-
-DISKS = {(name, method) for name, m in MACHINES.items() if m.virtual and m.virtual.host for method in m.boot_methods}
-
-
-def ways(chosen: Sequence[Task]) -> set[tuple[str, str]]:
-    return {(task.order.machine.name, task.method) for task in chosen if task.method}
-
-
-def test_a_full_run_loads_the_payload_in_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    chosen = tasks_of(Asked(all_machines=True, full=True, variant=["v3.9"]), ROOT, quiet=True, unbuilt=[])
-    assert ways(chosen) == DISKS >= {("host-uefi-grub", "bootnext"), ("host-bios-grub", "kexec")}
-    assert all(task.order.machine.boot_methods == (task.method,) for task in chosen if task.method)
-    assert len({task.name for task in chosen}) == len(chosen), "--resume goes by the name"
-    assert "host-uefi-grub v3.9 by bootnext" in {task.name for task in chosen}
-    offered = {task.method for task in chosen if isinstance(task.order, Order) and any(
-        offers_update(s) for s in task.order.scenarios)}  # fmt: skip
-    assert offered == {"", "grub", "systemd-boot", "bootnext", "pxe"}, "kexec resets no processor"
-    smaller = tasks_of(Asked(all_machines=True, variant=["v3.9"]), ROOT, quiet=True, unbuilt=[])
-    assert not ways(smaller)
-
-
-def test_a_full_run_loads_a_kernel_in_every_way(tmp_path: Path) -> None:
-    kernel = KernelImage("linux-6.1-trace", tmp_path, "6.1.192", 1, "aa", found=True)
-    chosen = list(kernel_by_each(ROOT, list(MACHINES.values()), kernel))
-    assert ways(chosen) == DISKS and len({task.name for task in chosen}) == len(DISKS)
-    assert all(isinstance(t.order, KernelOrder) and [p.name for p in t.order.plans] == ["plain"] for t in chosen)
-
-
-def test_one_way_that_is_asked_for_is_in_the_name() -> None:
-    asked = Asked(machine=["host-uefi-grub"], variant=["v3.9"], method="bootnext")
-    (task,) = tasks_of(asked, ROOT, quiet=True)
-    assert task.name == "host-uefi-grub v3.9 by bootnext"
 
 
 def test_a_plan_waits_for_no_kernel_and_says_which_are_not_counted(

@@ -45,7 +45,6 @@ LAYERS = (
         ),
         *(
             "cli_matrix",
-            "cli_methods",
             "cli_microcode",
             "cli_orders",
             "cli_plan",

@@ -7,7 +7,7 @@ do the same for the boots of real kernels, firmware-images/boots/.
 
 from bench.scenarios.boot_plans import BootPlan, KernelBoot, expand_boots, load_boot_plans
 from bench.scenarios.expand import Skip, expand
-from bench.scenarios.files import Needs, Scenario, load_scenarios, offers_update
+from bench.scenarios.files import Needs, Scenario, load_scenarios
 
 __all__ = [
     "BootPlan",
@@ -19,5 +19,4 @@ __all__ = [
     "expand_boots",
     "load_boot_plans",
     "load_scenarios",
-    "offers_update",
 ]

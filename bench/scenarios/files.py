@@ -195,11 +195,6 @@ class Scenario(StrictModel):
         return self
 
 
-def offers_update(scenario: Scenario) -> bool:
-    """Whether the payload is to offer its processor an update of microcode."""
-    return any(isinstance(step, UpdateStep) for step in (*scenario.steps, *scenario.each))
-
-
 def load_scenarios(root: Path) -> dict[str, Scenario]:
     """The scenarios of the folder `root`, by name (the file's name without .toml), in the order of names.
 
