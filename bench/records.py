@@ -141,6 +141,12 @@ class Machine:
         return self.virtual is None or self.virtual.host is not None
 
     @property
+    def boot_methods(self) -> tuple[str, ...]:
+        """Ways to load it, the preferred one first; none where QEMU itself loads what is to be run."""
+        host = self.virtual.host if self.virtual is not None else None
+        return host.boot_methods if host is not None else self.wiring.boot_methods
+
+    @property
     def model(self) -> str:
         """All machines of one signature, as in microcode file names: ``06-9e-0a``."""
         family = (self.signature >> 8 & 0xF) + (self.signature >> 20 & 0xFF)

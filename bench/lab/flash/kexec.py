@@ -23,6 +23,7 @@ from bench.lab.power import Power
 from bench.lab.ssh import Ssh, SshError
 from bench.records import Machine
 
+RESETS_NOTHING = "kexec resets nothing: what the processor has of microcode is not what a boot would find"
 _MICROCODE = b"kernel/x86/microcode/"
 _RELOCATABLE = 0x234
 LOADING_S = 120.0
@@ -86,7 +87,7 @@ class KexecLoader(Loader):
 def image_objections(kernel: bytes, load: Load) -> list[str]:
     """What of a load is in the way of kexec."""
     if load.updates or load.msr_sites is not None or _MICROCODE in load.initrd:
-        return ["kexec resets nothing: what the processor has of microcode is not what a boot would find"]
+        return [RESETS_NOTHING]
     if kernel[_RELOCATABLE : _RELOCATABLE + 1] != b"\x01":
         return ["the image runs at one address only, and kexec cannot move it there from under a running kernel"]
     return []
