@@ -154,7 +154,9 @@ class Machine:
         return f"{family:02x}-{number:02x}-{self.signature & 0xF:02x}"
 
 
-# Name of a step of loading: what the machine starts by itself has come up, and so not what was loaded.
+# Names of steps of loading: its own system takes images, its boot loader has been proved, …
+OWN_SYSTEM_ANSWERS, PROVED = "known-good system answers", "proved"
+# … what the machine starts by itself has come up, and so not what was loaded.
 KNOWN_GOOD_INSTEAD = "the known-good system came up"
 STILL_UP = "the known-good system did not go down"
 
