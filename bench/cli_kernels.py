@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from bench.scenarios import BootPlan
 
 # Machines of the inventory that boot kernels when all machines are asked for; with --full, the kernel of every lab run
-# boots on those of the second tag as well; those of the third are there for the boot plans with updates alone.
-TAG, FULL_TAG, UPDATES_TAG = "linux", "linux-full", "linux-updates"
+# boots on those of the second tag as well; those of the third are there for the boot plans with updates alone; on those
+# of the fourth, with a disk, it boots plainly with --full, in each way that they are loaded.
+TAG, FULL_TAG, UPDATES_TAG, PLAIN_TAG = "linux", "linux-full", "linux-updates", "linux-plain"
+PLAIN = "plain"
 
 
 def kernel_names(root: Path, *, full: bool) -> list[str]:
@@ -60,7 +62,7 @@ def kernel_tasks(
     usual = kernel_names(root, full=False)
     tasks = []
     for name in names:
-        tags = (TAG, UPDATES_TAG, FULL_TAG) if full and name in usual else (TAG, UPDATES_TAG)
+        tags = (TAG, UPDATES_TAG, FULL_TAG, PLAIN_TAG) if full and name in usual else (TAG, UPDATES_TAG)
         boxes = _machines(root, machines, every=every, tags=tags)
         if any(known[plan].updates != "none" for plan in plans):
             for box in boxes:
@@ -105,6 +107,8 @@ def _matrix(root: Path, boxes: Sequence[Machine], kernel: KernelImage, *, full: 
 
 
 def _plans_for(box: Machine, plans: Sequence[BootPlan]) -> tuple[BootPlan, ...]:
+    if PLAIN_TAG in box.tags:
+        return tuple(plan for plan in plans if plan.name == PLAIN)
     if UPDATES_TAG not in box.tags:
         return tuple(plans)
     return tuple(plan for plan in plans if plan.updates != "none")

@@ -70,15 +70,17 @@ def tasks_of(asked: Asked, root: Path, *, quiet: bool, unbuilt: list[str] | None
         quiet=quiet,
         unbuilt=unbuilt,
     )
-    return [_loaded_by(task, asked.method) for task in tasks] if asked.method else tasks
+    if asked.method:
+        return [_loaded_by(task, asked.method) for task in tasks]
+    return [each for task in tasks for each in _by_each_method(task)] if asked.full else tasks
 
 
 def by_method(machine: Machine, method: str) -> Machine:
     """`machine`, loaded in one of the ways that its entry has and in no other. Raises UsageError if it is none."""
     host = machine.virtual.host if machine.virtual is not None else None
-    known = host.boot_methods if host is not None else machine.wiring.boot_methods
-    if method not in known:
-        has = f"its boot_methods are: {', '.join(known)}" if known else "it has no boot_methods"
+    if method not in machine.boot_methods:
+        known = ", ".join(machine.boot_methods)
+        has = f"its boot_methods are: {known}" if known else "it has no boot_methods"
         raise UsageError(f"{machine.name}: not loaded by {method!r}; {has}")
     if machine.virtual is not None and host is not None:
         return replace(machine, virtual=replace(machine.virtual, host=replace(host, boot_methods=(method,))))
@@ -86,7 +88,21 @@ def by_method(machine: Machine, method: str) -> Machine:
 
 
 def _loaded_by(task: Task, method: str) -> Task:
-    return replace(task, order=replace(task.order, machine=by_method(task.order.machine, method)))
+    from bench.run import MatrixOrder
+
+    machine = by_method(task.order.machine, method)
+    if isinstance(task.order, MatrixOrder):
+        return replace(task, order=replace(task.order, machine=machine))
+    return replace(task, order=replace(task.order, machine=machine, method=method))
+
+
+def _by_each_method(task: Task) -> list[Task]:
+    """The task once for each way to load its machine, if that is a virtual one with a disk. One of metal has the
+    others to fall back on, and a demonstration is about the payload: they go by the first that works."""
+    machine = task.order.machine
+    if task.bug is not None or machine.virtual is None or machine.virtual.host is None:
+        return [task]
+    return [_loaded_by(task, method) for method in machine.boot_methods]
 
 
 def known_as(what: str, names: Iterable[str], known: Iterable[str]) -> None:

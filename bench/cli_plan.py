@@ -151,7 +151,7 @@ def _guess_s(machine: Machine) -> float:
 def _way(machine: Machine) -> str:
     """The way that is tried first to load it; empty: QEMU does it, or there is none."""
     host = machine.virtual.host if machine.virtual is not None else None
-    methods = host.boot_methods if host is not None else machine.wiring.boot_methods
+    methods = machine.boot_methods
     netboot = host.netboot if host is not None else machine.wiring.netboot
     if methods[:1] == ("pxe",) and netboot is Netboot.BOOTNEXT:
         return "pxe by BootNext"

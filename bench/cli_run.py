@@ -42,7 +42,10 @@ def run(
     plan: Annotated[list[str] | None, typer.Option("--boot", help="Boot plan of a kernel (default: its set).")] = None,
     full: Annotated[
         bool,
-        typer.Option("--full", help="Kernels and boot plans of the long set too, on more machines."),
+        typer.Option(
+            "--full",
+            help="Kernels and boot plans of the long set too, on more machines; virtual ones with a disk in each way.",
+        ),
     ] = False,
     demonstrate: Annotated[
         bool, typer.Option(help="One more boot a machine with a hidden bug in the handler, which must be found.")

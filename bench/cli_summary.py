@@ -8,10 +8,12 @@ from typing import Any
 
 from bench.batch import Outcome
 from bench.describe import printable
-from bench.errors import LabError
+from bench.errors import BenchError, LabError
+from bench.loading import own_system_to_end_s
+from bench.parse.capture_file import read_captures
 from bench.records import ScenarioResult, Verdict, worst
 from bench.report.rows import scenario_row
-from bench.run import MATRIX, blamed
+from bench.run import MATRIX, MatrixOrder, RunResult, blamed
 
 
 def one_line(outcome: Outcome) -> str:
@@ -24,6 +26,8 @@ def one_line(outcome: Outcome) -> str:
     text = f"{faults} faults equal, {outcome.result.seconds:.1f} s"
     if cases := [s for s in outcome.result.scenarios if _is_case(s)]:
         text = f"{_agreed(cases)} boots with microcode as predicted, {outcome.result.seconds:.1f} s"
+    if (loading_s := _loading_s(outcome.result)) is not None:
+        text += f" ({loading_s:.1f} s from its own system's answer to the last record)"
     if outcome.task.order.witness:
         text += f", {outcome.result.witnessed} exceptions witnessed"
     if outcome.task.bug:
@@ -32,6 +36,16 @@ def one_line(outcome: Outcome) -> str:
         return f"{text}; {first.component}: {printable(first.summary)}"
     wrong = next((s for s in cases if s.verdict is not Verdict.PASS), None)
     return text + (f"; {wrong.scenario}: {printable(wrong.reason)}" if wrong else "")
+
+
+def _loading_s(result: RunResult) -> float | None:
+    """Of the first boot, where the run is about one way to load the machine."""
+    if isinstance(result.order, MatrixOrder) or not result.order.method:
+        return None
+    try:
+        return own_system_to_end_s(read_captures(result.folder)[0].events)
+    except BenchError:
+        return None
 
 
 def _is_case(row: ScenarioResult) -> bool:

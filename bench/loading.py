@@ -6,8 +6,10 @@ Read from the capture alone: the lab's steps (`LabEventKind.LOADING`), the steps
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bench.parse.boot_words import refused_by_secure_boot, sayings
-from bench.records import Capture, Finding, LabEvent, LabEventKind
+from bench.records import OWN_SYSTEM_ANSWERS, PROVED, Capture, Finding, LabEvent, LabEventKind
 
 # A step → who has not done it if it is missing, and in which words.
 _MISSING: dict[str, tuple[str, str]] = {
@@ -49,6 +51,16 @@ def first_missing(capture: Capture, *, window: int | None = None) -> Finding | N
         if refused := next((one for one in said if refused_by_secure_boot(one)), None):
             component, what = "firmware", f"Secure Boot refuses what is not signed: {refused.words}"
     return Finding(component, what, window=window, witness=witness)
+
+
+def own_system_to_end_s(events: Sequence[LabEvent]) -> float | None:
+    """Seconds from the first answer of a machine's own system to the last record of what it was made to start, the
+    proof of a boot loader not counted; None if there is no such answer, or no end. So `nox -s bench` measures."""
+    end = next((event for event in events if event.kind is LabEventKind.MARKER), None)
+    if end is None:
+        return None
+    ready = [e.at_s for e in events if e.at_s < end.at_s and e.witness.get("step") in (OWN_SYSTEM_ANSWERS, PROVED)]
+    return end.at_s - ready[-1] if ready else None
 
 
 def _expected(capture: Capture) -> list[str]:

@@ -141,6 +141,12 @@ class Machine:
         return self.virtual is None or self.virtual.host is not None
 
     @property
+    def boot_methods(self) -> tuple[str, ...]:
+        """Ways to load it, the preferred one first; none where QEMU itself loads what is to be run."""
+        host = self.virtual.host if self.virtual is not None else None
+        return host.boot_methods if host is not None else self.wiring.boot_methods
+
+    @property
     def model(self) -> str:
         """All machines of one signature, as in microcode file names: ``06-9e-0a``."""
         family = (self.signature >> 8 & 0xF) + (self.signature >> 20 & 0xFF)
@@ -148,7 +154,9 @@ class Machine:
         return f"{family:02x}-{number:02x}-{self.signature & 0xF:02x}"
 
 
-# Name of a step of loading: what the machine starts by itself has come up, and so not what was loaded.
+# Names of steps of loading: its own system takes images, its boot loader has been proved, …
+OWN_SYSTEM_ANSWERS, PROVED = "known-good system answers", "proved"
+# … what the machine starts by itself has come up, and so not what was loaded.
 KNOWN_GOOD_INSTEAD = "the known-good system came up"
 STILL_UP = "the known-good system did not go down"
 

@@ -25,6 +25,7 @@ from bench.images.newest_update import intels_newest
 from bench.images.payload_sites import payload_sites
 from bench.judge import Judgement, judge
 from bench.lab.boot import Limits, Load, Progress, boot
+from bench.lab.flash.kexec import RESETS_NOTHING, KexecLoader
 from bench.parse.capture_file import read_captures
 from bench.parse.exception_log import read_exceptions
 from bench.parse.trace import parse_trace
@@ -54,16 +55,18 @@ class Order:
     """A bug to build into the handler; neither trace nor simulator is told."""
     witness: bool = False
     """Hold the trace against the virtual machine's own exception log."""
+    method: str = ""
+    """The one way to load the machine that the run is about, if it is; part of its names, and so of what is stored."""
 
     @property
     def image(self) -> str:
         """Name of the image under test."""
-        return f"{PAYLOAD}/{self.variant}"
+        return f"{PAYLOAD}/{self.label}"
 
     @property
     def label(self) -> str:
         """What of the machine's image it is about, in a word."""
-        return self.variant
+        return _loaded_by(self.variant, self.method)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,21 +84,27 @@ class KernelOrder:
     init: Path
     """The program that is started as init where a plan asks for one."""
     witness: bool = False
+    method: str = ""
+    """As in `Order`."""
 
     @property
     def image(self) -> str:
         """Name of the image under test."""
-        return self.kernel.name
+        return self.label
 
     @property
     def label(self) -> str:
         """What of the machine's image it is about, in a word."""
-        return self.kernel.name
+        return _loaded_by(self.kernel.name, self.method)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of what is done, in order."""
         return tuple(p.name for p in self.plans)
+
+
+def _loaded_by(image: str, method: str) -> str:
+    return f"{image}@{method}" if method else image
 
 
 @dataclass(frozen=True)
@@ -236,6 +245,9 @@ def offer(order: Order) -> tuple[tuple[ScriptWindow, ...], dict[int, str], dict[
         expanded = expand(scenario, order.machine, order.variant, bug=order.bug, newest=_intels_newest(order.machine))
         if isinstance(expanded, Skip):
             skipped[scenario.name] = expanded.reason
+            continue
+        if order.machine.boot_methods == (KexecLoader.name,) and offers_updates(expanded):
+            skipped[scenario.name] = RESETS_NOTHING
             continue
         for window in expanded:
             names[len(windows)] = scenario.name

@@ -22,6 +22,7 @@ from bench.images.newest_update import Newest, update_for
 from bench.initrd import early_cpio, init_cpio
 from bench.judge import Judgement
 from bench.lab.boot import Limits, Load, Progress, boot
+from bench.lab.flash.kexec import RESETS_NOTHING, KexecLoader
 from bench.records import MsrSite, worst
 from bench.run import (
     INTERRUPTED,
@@ -140,6 +141,8 @@ def offer(order: KernelOrder) -> tuple[tuple[KernelBoot, ...], dict[str, str]]:
         expanded = expand_boots(plan, order.machine, variant)
         if isinstance(expanded, Skip):
             skipped[plan.name] = expanded.reason
+        elif order.machine.boot_methods == (KexecLoader.name,) and any(each.with_update for each in expanded):
+            skipped[plan.name] = RESETS_NOTHING
         elif not order.kernel.traced and any(_needs_trace(each) for each in expanded):
             skipped[plan.name] = f"{order.kernel.name} has no trace: its window can only be watched, at its first boot"
         else:

@@ -2,8 +2,8 @@
 
 `nox -s bench`. The recipe is what a person would type: sftp, sha256sum, the loader's one-shot, reboot (or kexec), and
 a look at the serial line. Both run on the same virtual machine with a disk, in turn, `ROUNDS` times each; what is
-compared is the median, from the moment when the known-good system answers to the payload's last record. No verdict
-hangs on it.
+compared is the median, from the moment when the known-good system answers to the payload's last record. Ends with 1 if
+the bench takes more than `LIMIT` times as long as the recipe by any method.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from bench.script import render
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
+LIMIT = 1.3
 ABOUT = f"median of {ROUNDS}, from SSH to the last record"
 NONCE = 0x0123456789ABCDEF
 DONE = b" done "
@@ -178,17 +179,24 @@ def measure(
     return median(recipe), median(bench)
 
 
-def main() -> int:
-    chosen = [way for way in WAYS if not sys.argv[1:] or {way[0], way[1]} & set(sys.argv[1:])]
+def main(words: Sequence[str]) -> int:
+    chosen = [way for way in WAYS if not words or {way[0], way[1]} & set(words)]
     if not chosen:
         return 0
     print(f"{'machine':18} {'method':12} {'recipe':>8} {'bench':>8} {'ratio':>6}   {ABOUT}")
+    slow = []
     with tempfile.TemporaryDirectory(prefix="bench-loading-") as folder:
         for name, method, place, start in chosen:
             recipe, bench = measure(name, method, place, start, Path(folder))
             print(f"{name:18} {method:12} {recipe:6.1f} s {bench:6.1f} s {bench / recipe:6.2f}", flush=True)
-    return 0
+            if bench > LIMIT * recipe:
+                slow.append(
+                    f"{name} by {method}: {bench / recipe:.2f} times the recipe's time; at most {LIMIT} is allowed"
+                )
+    for line in slow:
+        print(f"too slow: {line}", file=sys.stderr)
+    return 1 if slow else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

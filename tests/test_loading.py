@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.judge import judge
-from bench.loading import first_missing
+from bench.loading import first_missing, own_system_to_end_s
 from bench.parse.boot_words import Saying, refused_by_secure_boot, sayings
 from bench.records import Capture, LabEvent, LabEventKind, Verdict
 
@@ -112,3 +112,13 @@ def test_secure_boot_is_the_reason_where_firmware_says_so() -> None:
     assert refused_by_secure_boot(Saying(0, "UEFI firmware", line.decode(), True))
     finding = first_missing(capture(*came(4), data=line))
     assert finding is not None and finding.component == "firmware" and "Secure Boot" in finding.summary
+
+
+def test_the_time_of_a_load_is_from_its_own_systems_answer_to_the_last_record_without_the_proof() -> None:
+    answers, proved, upload = ({"step": step} for step in ("known-good system answers", "proved", "uploading"))
+    marker = LabEvent(LabEventKind.MARKER, 9.0, 0)
+    back = LabEvent(LabEventKind.LOADING, 20.0, 0, answers)
+    assert own_system_to_end_s([*capture(answers, upload).events[1:-1], marker, back]) == 8.0
+    assert own_system_to_end_s([*capture(answers, proved, upload).events[1:-1], marker]) == 7.0
+    assert own_system_to_end_s([*capture(upload).events, marker]) is None
+    assert own_system_to_end_s(capture(answers).events) is None

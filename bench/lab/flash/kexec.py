@@ -21,8 +21,9 @@ from bench.lab.flash.upload import Image, upload
 from bench.lab.load import Load, Loader, Note
 from bench.lab.power import Power
 from bench.lab.ssh import Ssh, SshError
-from bench.records import Machine
+from bench.records import OWN_SYSTEM_ANSWERS, Machine
 
+RESETS_NOTHING = "kexec resets nothing: what the processor has of microcode is not what a boot would find"
 _MICROCODE = b"kernel/x86/microcode/"
 _RELOCATABLE = 0x234
 LOADING_S = 120.0
@@ -86,7 +87,7 @@ class KexecLoader(Loader):
 def image_objections(kernel: bytes, load: Load) -> list[str]:
     """What of a load is in the way of kexec."""
     if load.updates or load.msr_sites is not None or _MICROCODE in load.initrd:
-        return ["kexec resets nothing: what the processor has of microcode is not what a boot would find"]
+        return [RESETS_NOTHING]
     if kernel[_RELOCATABLE : _RELOCATABLE + 1] != b"\x01":
         return ["the image runs at one address only, and kexec cannot move it there from under a running kernel"]
     return []
@@ -94,7 +95,7 @@ def image_objections(kernel: bytes, load: Load) -> list[str]:
 
 def _start(machine: Machine, ssh: Ssh, kernel: bytes, load: Load, note: Note) -> None:
     system, said = ask_system(ssh, more="echo @scratch; mktemp -d")
-    note({"step": "known-good system answers", "boot id": system.boot_id})
+    note({"step": OWN_SYSTEM_ANSWERS, "boot id": system.boot_id})
     objections = refusals(system)
     if "kexec" not in system.tools:
         objections.append("no kexec on the machine (package kexec-tools)")

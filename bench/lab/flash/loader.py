@@ -25,7 +25,7 @@ from bench.lab.flash.upload import PART, Image, upload
 from bench.lab.load import Load, Loader, Note
 from bench.lab.power import Power
 from bench.lab.ssh import Ssh
-from bench.records import Machine
+from bench.records import OWN_SYSTEM_ANSWERS, PROVED, Machine
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class FlashLoader(Loader):
             switch_off(machine, ssh, power)
             ssh, how = reach(machine, power, wait_s=self._wait_s)
         asked = ssh.round_trips
-        note({"step": "known-good system answers", **how})
+        note({"step": OWN_SYSTEM_ANSWERS, **how})
         try:
             found = self._look(ssh, images)
             ssh, found = self.require_usable(machine, ssh, power, note, found=found, updates=load.updates)
@@ -133,7 +133,7 @@ class FlashLoader(Loader):
             self._power = power
             proof, ssh = prove(machine, self._method, ssh, power, note, wait_s=self._wait_s, boot=self._boot)
             self._proofs.keep(machine, self._method.name, key, proof)
-            note({"step": "proved" if proof.good else "not proved", "method": self._method.name, "why": proof.why,
+            note({"step": PROVED if proof.good else "not proved", "method": self._method.name, "why": proof.why,
                   "took": f"{proof.took_s:g} s"})  # fmt: skip
             images = [name for name in found.stored if not name.endswith(PART)]
             found = look(ssh, self._method, boot=self._boot, images=images)

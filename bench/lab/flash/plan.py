@@ -19,7 +19,7 @@ from bench.lab.flash.systemd_boot import SystemdBoot
 from bench.lab.load import Note
 from bench.lab.power import Power
 from bench.lab.ssh import Ssh
-from bench.records import Machine
+from bench.records import OWN_SYSTEM_ANSWERS, Machine
 
 METHODS: Mapping[str, OneShot] = {method.name: method for method in (Grub(), SystemdBoot(), BootNext())}
 
@@ -54,7 +54,7 @@ class _Talk:
 def _talking(machine: Machine, power: Power, note: Note, wait_s: float) -> Iterator[_Talk]:
     """Its own system, which switches itself off at the end."""
     ssh, how = reach(machine, power, wait_s=wait_s)
-    note({"step": "known-good system answers", **how})
+    note({"step": OWN_SYSTEM_ANSWERS, **how})
     talk = _Talk(ssh)
     try:
         yield talk

@@ -24,7 +24,7 @@ from bench.lab.flash.restart import restart_into
 from bench.lab.flash.system import System, read_system
 from bench.lab.load import Note
 from bench.lab.power import Power
-from bench.records import Machine
+from bench.records import OWN_SYSTEM_ANSWERS, Machine
 
 METHOD = "pxe by BootNext"
 DELAY_S = DOWN_S
@@ -52,7 +52,7 @@ class NextBoot:
                 # What its processor runs may have been loaded since power-on, and a restart may leave it there.
                 switch_off(machine, self._ssh, power)
                 self._ssh, how = reach(machine, power, wait_s=wait_s)
-            note({"step": "known-good system answers", **how})
+            note({"step": OWN_SYSTEM_ANSWERS, **how})
             system = read_system(self._ssh)
             self._boot_id, self._default = system.boot_id, read_default(self._ssh, system)
             self._number, self._option = self._entry(system, http, updates)
