@@ -36,15 +36,16 @@ def night(
     from bench.cli_results import changes_lines, changes_of, results_folder, stored_runs
 
     calls = read_calls(file)
+    root = _lab_of(file, calls)
     codes = []
     for number, (about, arguments) in enumerate(calls, start=1):
         note(f"night: {number} of {len(calls)}{f', {about}' if about else ''}: bench run {' '.join(arguments)}")
         codes.append(_run(arguments, results, json))
         if codes[-1] == _INTERRUPTED:
             return _INTERRUPTED
-    folder = results_folder(results)
+    folder = results_folder(results or (root / "results" if root else None))
     changes = changes_of(folder, stored_runs(folder))
-    built = build_report(folder)
+    built = build_report(folder, root=root)
     code = verdict_of_the_night(codes, changes)
     if json:
         news = [{**c.test._asdict(), "word": c.word} for c in changes if c.word]
@@ -54,6 +55,19 @@ def night(
         say(line)
     say(f"open {built.index.resolve()}")
     return code
+
+
+def _lab_of(file: Path, calls: list[tuple[str, list[str]]]) -> Path | None:
+    """The lab whose machines run, if another than this clone's: what is new is looked up where its runs are stored."""
+    from bench.inventory import find_root
+
+    labs = {
+        find_root(Path(arguments[arguments.index("--lab") + 1])) if "--lab" in arguments else None
+        for _, arguments in calls
+    }
+    if len(labs) > 1:
+        raise FormatError("runs of several labs: one file for each of them", source=str(file))
+    return labs.pop()
 
 
 def verdict_of_the_night(codes: list[int], changes: list[Change]) -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from bench import progress
 from bench.cli import app
-from bench.cli_night import read_calls, verdict_of_the_night
+from bench.cli_night import night, read_calls, verdict_of_the_night
 from bench.errors import FormatError, UsageError
 from bench.lab.boot import Progress, State
 from bench.progress import Board, table
@@ -24,6 +24,7 @@ from bench.report.baselines import Known
 from bench.report.history import Check
 from bench.report.regressions import Change, Word
 from bench.status import Finished, Running, Status, going_on, read_status, status_folder, write_status
+from bench.store import Store, place_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STATUS = Status(
@@ -208,3 +209,28 @@ def test_two_nights_on_a_virtual_machine(tmp_path: Path) -> None:
         [sys.executable, "-m", "bench", "results", "check", "--results", str(results)], cwd=ROOT, capture_output=True
     )
     assert checked.returncode == 0 and checked.stdout.startswith(b"2 runs whole")
+
+
+def elsewhere(folder: Path) -> Path:
+    (folder / "inventory").mkdir(parents=True)
+    (folder / "firmware-images").mkdir()
+    return folder
+
+
+def test_a_night_of_another_lab_looks_into_that_labs_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = elsewhere(tmp_path / "lab")
+    with Store(place_of(lab / "results")):
+        pass
+    asked: list[Path] = []
+    monkeypatch.setattr("bench.cli_night._run", lambda *_: 0)
+    monkeypatch.setattr("bench.cli_results.stored_runs", lambda folder: asked.append(folder) or [])
+    path = night_file(tmp_path, f'[[run]]\nall = true\nlab = "{lab / "inventory"}"\n')
+    assert night(path, json=True) == 0 and asked[0] == lab / "results"
+    assert (lab / "results" / "reports" / "index.html").exists()
+
+
+def test_a_night_is_of_one_lab(tmp_path: Path) -> None:
+    one, two = elsewhere(tmp_path / "one"), elsewhere(tmp_path / "two")
+    path = night_file(tmp_path, "".join(f'[[run]]\nall = true\nlab = "{lab}"\n' for lab in (one, two)))
+    with pytest.raises(FormatError, match=r"night\.toml: runs of several labs: one file for each"):
+        night(path)
