@@ -57,13 +57,20 @@ quirks = ["tcg-reserved-bit-error-code"]
 url = "{url}"
 
 [power]
-backend = "ipmi"
-host = "127.0.0.1"
-port = {bmc.port}
+{power}
 user = "{bmc.user}"
 password_env = "RACK_PASSWORD"
 minimum_off_s = 0.5
 """
+IPMI = """\
+backend = "ipmi"
+host = "127.0.0.1"
+port = {bmc.port}"""
+REDFISH = """\
+backend = "redfish"
+url = "{bmc.url}"
+answer_s = 6
+settle_s = 1"""
 
 
 class Medium(Loader):
@@ -95,8 +102,11 @@ class Rack:
 
 
 @contextmanager
-def rack(tmp_path: Path, kernel: Path) -> Iterator[Rack]:
-    """A machine with BMC, serial cable and console server, and a lab whose inventory has its entry."""
+def rack(tmp_path: Path, kernel: Path, **redfish: Any) -> Iterator[Rack]:
+    """A machine with BMC, serial cable and console server, and a lab whose inventory has its entry.
+
+    `redfish`: its BMC speaks that, and has these ways.
+    """
     haswell = load_inventory(REPO)["haswell"]
     script = tmp_path / "script.txt"
     script.write_bytes(b"\n")
@@ -110,10 +120,15 @@ def rack(tmp_path: Path, kernel: Path) -> Iterator[Rack]:
         more = ("-initrd", str(script), "-append", "", *servers.bmc_link(vm_port))
         with (
             servers.machine(tmp_path / "m", kernel, serial=serial, more=more, board=_board(haswell)) as machine,
-            servers.ipmi_bmc(tmp_path / "bmc", machine, vm_port) as bmc,
+            (
+                servers.redfish_bmc(tmp_path / "bmc", machine, **redfish)
+                if redfish
+                else servers.ipmi_bmc(tmp_path / "bmc", machine, vm_port)
+            ) as bmc,
             servers.console_server(tmp_path / "ser2net", console_end) as (_, raw),
         ):
-            (lab / "inventory" / "machines" / "box.toml").write_text(ENTRY.format(url=raw, bmc=bmc))
+            power = (REDFISH if redfish else IPMI).format(bmc=bmc)
+            (lab / "inventory" / "machines" / "box.toml").write_text(ENTRY.format(url=raw, bmc=bmc, power=power))
             yield Rack(machine, load_inventory(lab)["box"], Medium(script), lab)
 
 
@@ -258,3 +273,27 @@ def test_a_bmc_that_falls_silent_in_mid_boot_is_a_lab_error_in_bounded_time(tmp_
         assert error.value.failure is Failure.UNREACHABLE and error.value.component == "IPMI 127.0.0.1"
         assert time.monotonic() - stopped[0] < 100
         assert box.medium.log == ["load", "fall back"] and kinds(tmp_path / "boot")[-1] == "restored"
+
+
+@pytest.mark.parametrize(
+    ("ways", "kind", "said"),
+    [
+        ({"lies": True}, Failure.LIES, "still says off"),
+        ({"delay_s": 6.5}, Failure.LATE, "6 s are allowed"),
+        ({"delay_s": 60}, Failure.HANGS, "no answer within"),
+    ],
+    ids=["lies", "late", "hangs"],
+)
+def test_a_bmc_that_cannot_be_relied_on_leaves_the_machine_off(
+    tmp_path: Path, ways: dict[str, Any], kind: Failure, said: str
+) -> None:
+    with rack(tmp_path, tiny_kernel.write(tmp_path / "kernel", b"x", "halt"), **ways) as box:
+        begun = time.monotonic()
+        with pytest.raises(PowerError) as error:
+            boot_payload(box.entry, tmp_path / "boot", loader=box.medium)
+        assert error.value.failure is kind and said in error.value.witness
+        assert error.value.component.startswith("Redfish http://127.0.0.1:")
+        assert time.monotonic() - begun < 200
+        assert box.medium.log[-1] == "fall back" and kinds(tmp_path / "boot")[-1] == "restored"
+        servers.wait_for(lambda: box.machine.pid is None, "the machine is off")
+        assert box.machine.starts == 0, "nothing begins that could not be ended"
