@@ -233,7 +233,7 @@ def verify(paths: Paths, json: Json = False) -> int:
             takes = bool(parts)
             for name, part in parts:
                 errors += all_broken_rules(part, source=name)
-                reads, at = InitrdReads(part, len(part)), 0
+                reads, at = InitrdReads(part, len(part), keep=1), 0
                 while at < len(part) and (update := next_update(reads, at, len(part) - at)):
                     at = update.end
                 takes = takes and 0 < at == len(part)
