@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.errors import FormatError
@@ -340,8 +340,3 @@ def suits(update: Update, signature: int, platform_flags: int) -> bool:
         signature == own and (not platform_flags or not flags or bool(platform_flags & flags))
         for own, flags in update.identities
     )
-
-
-def newest_first(updates: Iterable[Update]) -> list[Update]:
-    """In order of signature and flags, and of those that are for the same the newest revision first (unsigned)."""
-    return sorted(updates, key=lambda u: (u.signature, u.platform_flags, -u.revision))
