@@ -6,6 +6,7 @@ import json as jsons
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from heapq import merge
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,7 @@ from bench.cli_watch import watch
 from bench.describe import printable
 from bench.errors import BenchError, UsageError
 from bench.records import Capture
-from bench.terminal import complain, say
+from bench.terminal import complain, note, say
 
 app = typer.Typer(
     name="bench",
@@ -101,9 +102,10 @@ def doctor(
     """Say what is missing, why it matters and how to get it."""
     from bench.doctor import run_doctor
 
-    confirm = typer.confirm if sys.stdin.isatty() else None
+    # Standard output is for JSON, where that was asked for.
+    confirm = partial(typer.confirm, err=json) if sys.stdin.isatty() else None
     groups = [name for name, asked in (("rack", with_rack), ("boot", with_boot)) if asked]
-    return run_doctor(json=json, install=install, yes=yes, echo=say, confirm=confirm, groups=groups)
+    return run_doctor(json=json, install=install, yes=yes, echo=say, show=note, confirm=confirm, groups=groups)
 
 
 @inventory_app.command("list")

@@ -92,7 +92,8 @@ def test_verify_names_every_rule_and_what_linux_would_do(folder: Path, capsys: p
         "06-8f-08": (True, True), "06-9e-0a.initramfs": (True, True), "date": (False, True),
         "tail": (False, False), "zip": (False, False),
     }  # fmt: skip
-    assert rows["tail"]["errors"] == [{"offset": 2048, "error": "header is cut: 1 of 48 bytes"}]
+    tail = str(folder / "tail")
+    assert rows["tail"]["errors"] == [{"source": tail, "offset": 2048, "error": "header is cut: 1 of 48 bytes"}]
     assert verify([folder / "06-8f-08"]) == 0
 
 

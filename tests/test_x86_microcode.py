@@ -94,6 +94,8 @@ RULES = [
     ("half a table", set_word(PLAIN, "data_size", 1988), "extended signature table is cut: 12 bytes", 2036),
     ("half a row", set_word(PLAIN, "data_size", 1976), "extended signature table is cut: 24 bytes are not", 2024),
     ("rows too many", table_word(0, 3), "extended signature table has another size than its count says: 3", TABLE),
+    ("many rows", update(extended=((0x906EB, 2),) * 1025, total_size=16384),
+     "extended signature table has 1025 rows: more than 1024 are not read", 16384 - 20 - 12 * 1025),
     ("rows beyond 4 GiB", table_word(0, 0xFFFFFFFF), "extended signature table has another size", TABLE),
     ("table's checksum", word(TABLED, TABLE + 4, 1), "checksum of the extended signature table is wrong", TABLE + 4),
     ("table's reserved", table_word(8, 1), "reserved words of the extended signature table", TABLE + 8),

@@ -108,7 +108,14 @@ def many_symbols(count: int = 700) -> list[tuple[int, str, str]]:
     return found
 
 
-def deb(path: Path, files: dict[str, bytes], *, architecture: str = "amd64") -> Path:
+def deb(
+    path: Path,
+    files: dict[str, bytes],
+    *,
+    architecture: str = "amd64",
+    package: str = "linux-image-toy",
+    version: str = "6.1.99-1",
+) -> Path:
     """A Debian package (deb(5)) that has `files`."""
 
     def tar(content: dict[str, bytes]) -> bytes:
@@ -120,7 +127,7 @@ def deb(path: Path, files: dict[str, bytes], *, architecture: str = "amd64") -> 
                 archive.addfile(member, io.BytesIO(data))
         return out.getvalue()
 
-    control = f"Package: linux-image-toy\nVersion: 6.1.99-1\nArchitecture: {architecture}\n".encode()
+    control = f"Package: {package}\nVersion: {version}\nArchitecture: {architecture}\n".encode()
     whole = b"!<arch>\n"
     for name, data in (
         ("debian-binary", b"2.0\n"),

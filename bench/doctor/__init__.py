@@ -69,10 +69,12 @@ def run_doctor(
     install: bool,
     yes: bool,
     echo: Callable[[str], None],
+    show: Callable[[str], None] = lambda _: None,
     confirm: Callable[[str], bool] | None = None,
     groups: Collection[str] = (),
 ) -> int:
-    """The verb `doctor`. Everything is said through `echo`, a line or a JSON object at a time.
+    """The verb `doctor`. Everything is said through `echo`, a line or a JSON object at a time. With `json` that is one
+    object at the end: what has to be read before a question, commands and a licence, goes to `show` as well.
 
     `install` gets what is missing by apt-get (of the groups ON_REQUEST only those in `groups`), after it was listed and
     `confirm` (asked unless `yes`) said so; its output then goes to standard error. Returns 0 if everything of the group
@@ -82,7 +84,11 @@ def run_doctor(
     status = 0
     notes: list[str] = []
     if install:
-        tell = notes.append if json else echo
+
+        def tell(line: str) -> None:
+            notes.append(line)
+            (show if json else echo)(line)
+
         unasked = set(ON_REQUEST) - set(groups)
         missing = [check for check in found if not check.ok and check.group not in unasked]
         status = install_packages(missing, yes=yes, echo=tell, confirm=confirm)

@@ -340,7 +340,7 @@ def predict_early(loader: Loader, rules: ProcessorRules, offer: LoadOffer) -> Ea
             break
         boot.start(processor)
         shown.append(None if processor in boot.lost else boot.running(processor))
-    return _ended(boot, found, initrd.ranges, shown, first_before)
+    return _ended(boot, found, list(initrd.ranges), shown, first_before)
 
 
 def _ended(

@@ -8,6 +8,7 @@ header of 48 bytes lies across a border of 2 MiB.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from dataclasses import dataclass
 
 from bench.errors import UsageError
@@ -37,14 +38,14 @@ class InitrdReads:
     """An initrd whose reads are written down, as (offset, size), in the order in which they were made.
 
     `head` is its beginning, as long as the search needs, `size` its full length; `phys` is where it lies, in bytes.
-    Raises UsageError for a read behind `head`.
+    Of the ranges the last `keep` are kept, all if it is None. Raises UsageError for a read behind `head`.
     """
 
-    def __init__(self, head: bytes | memoryview, size: int, phys: int = 0) -> None:
+    def __init__(self, head: bytes | memoryview, size: int, phys: int = 0, *, keep: int | None = None) -> None:
         self.head = head
         self.size = size
         self.phys = phys
-        self.ranges: list[Range] = []
+        self.ranges: deque[Range] = deque(maxlen=keep)
 
     def bytes_at(self, offset: int, size: int) -> bytes:
         """Read; what lies behind the initrd itself counts as zero."""
@@ -58,7 +59,7 @@ class InitrdReads:
     def sum_downwards(self, offset: int, size: int) -> int:
         """The words of [offset, offset + size) added up, the last one read first; a range for each 2 MiB."""
         end = offset + (size & ~3)
-        self._look(offset, end - offset)
+        self._require(offset, end - offset)
         at = end
         while at > offset:
             border = ((self.phys + at - 1) & ~(REGION_BYTES - 1)) - self.phys
@@ -81,12 +82,16 @@ class InitrdReads:
         return at - offset
 
     def _look(self, offset: int, size: int) -> bytes:
+        self._require(offset, size)
+        return bytes(self.head[offset : min(offset + size, self.size)]).ljust(min(size, 4096), b"\0")
+
+    def _require(self, offset: int, size: int) -> None:
+        """Look whether these bytes are here, or behind the initrd."""
         if max(0, min(offset + size, self.size) - len(self.head)) and size:
             raise UsageError(
                 f"the loader reads the initrd's bytes {offset:#x} to {offset + size:#x}, and only the first "
                 f"{len(self.head):#x} are here"
             )
-        return bytes(self.head[offset : min(offset + size, self.size)]).ljust(min(size, 4096), b"\0")
 
 
 @dataclass(frozen=True)
@@ -281,11 +286,11 @@ def scan_accesses(
         return []
     found = find_cpio_data(initrd, extra_bytes=extra_bytes, long_compare=long_compare)
     if found is None:
-        return initrd.ranges
+        return list(initrd.ranges)
     at, end = found.offset, found.offset + found.size
     while at < end:
         update = next_update(initrd, at, end - at)
         if update is None:
             break
         at = update.end
-    return initrd.ranges
+    return list(initrd.ranges)

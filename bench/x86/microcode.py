@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.errors import FormatError
@@ -33,6 +33,8 @@ TABLE_HEAD = struct.Struct("<5I")
 TABLE_ROW = struct.Struct("<3I")
 SIZE_STEP = 1024
 """Total sizes are multiples of it (SDM, table "Microcode Update Field Definitions"); Linux does not check that."""
+MOST_ROWS = 1024
+"""Of a table. Nobody says how many there may be, Intel's have up to ten: more are not worth their memory."""
 YEARS = range(1995, 2100)
 """Years that an update can be of: updates began with the Pentium Pro."""
 _HEADER_FIELDS = (
@@ -250,6 +252,10 @@ def _table_rules(data: Bytes, update: Update, source: str) -> Iterator[FormatErr
     reserved = TABLE_HEAD.unpack_from(data, at)[2:]
     if any(reserved):
         yield FormatError("reserved words of the extended signature table are not 0", source=source, offset=at + 8)
+    count = TABLE_HEAD.unpack_from(data, at)[0]
+    if count > MOST_ROWS:
+        text = f"extended signature table has {count} rows: more than {MOST_ROWS} are not read"
+        yield FormatError(text, source=source, offset=at)
     own = update.signature + update.platform_flags + update.checksum
     for number, row in enumerate(update.extended):
         here = at + TABLE_HEAD.size + number * TABLE_ROW.size
@@ -299,7 +305,7 @@ def is_date(bcd: int) -> bool:
 
 def read_update_loosely(data: Bytes, offset: int = 0) -> Update | None:
     """The update at `offset`, held against no rule but that it has a header and a place to end."""
-    return None if size_error(data, offset) else _unchecked(data, offset)
+    return None if size_error(data, offset) else _unchecked(data, offset, most_rows=sys.maxsize)
 
 
 def _header(data: Bytes, offset: int) -> Update:
@@ -310,13 +316,15 @@ def _header(data: Bytes, offset: int) -> Update:
     return Update(offset=offset, **fields)
 
 
-def _unchecked(data: Bytes, offset: int) -> Update:
-    """The update at `offset`, where `size_error` found nothing; its table as far as it makes sense."""
+def _unchecked(data: Bytes, offset: int, *, most_rows: int = MOST_ROWS) -> Update:
+    """The update at `offset`, where `size_error` found nothing; its table if that makes sense and is no longer."""
     update = _header(data, offset)
     if update.total_size == HEADER_BYTES + update.data_size or table_size_error(data, update):
         return update
     at = offset + HEADER_BYTES + update.data_size
     count = TABLE_HEAD.unpack_from(data, at)[0]
+    if count > most_rows:
+        return update
     rows = (TABLE_ROW.unpack_from(data, at + TABLE_HEAD.size + TABLE_ROW.size * i) for i in range(count))
     return Update(**vars(update) | {"extended": tuple(ExtendedSignature(*row) for row in rows)})
 
@@ -332,8 +340,3 @@ def suits(update: Update, signature: int, platform_flags: int) -> bool:
         signature == own and (not platform_flags or not flags or bool(platform_flags & flags))
         for own, flags in update.identities
     )
-
-
-def newest_first(updates: Iterable[Update]) -> list[Update]:
-    """In order of signature and flags, and of those that are for the same the newest revision first (unsigned)."""
-    return sorted(updates, key=lambda u: (u.signature, u.platform_flags, -u.revision))

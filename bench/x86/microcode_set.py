@@ -37,6 +37,15 @@ class Stored:
         return bytes(self.content[self.update.offset : self.update.end])
 
 
+@dataclass(frozen=True)
+class Part:
+    """A file of updates within a file: all of it, or a member of an early cpio image, which begins at `offset`."""
+
+    name: str
+    offset: int
+    content: memoryview
+
+
 def files_of(paths: Iterable[Path]) -> list[Path]:
     """The files that `paths` name: a folder stands for the files in it, in order of their names, without those that
     begin with a dot and without folders. Raises UsageError for what does not exist, and for an empty folder."""
@@ -67,19 +76,19 @@ def content_of(path: Path) -> Iterator[memoryview]:
     yield whole
 
 
-def update_files(content: memoryview, source: str) -> Iterator[tuple[str, memoryview]]:
-    """The files of updates within a file, each with its name: the file itself, or members of an early cpio image.
+def update_files(content: memoryview, source: str) -> Iterator[Part]:
+    """The files of updates within a file: the file itself, or of an early cpio image all members whose names begin as
+    the one that the kernel looks for. It reads the first of them.
 
     Raises FormatError for an image without microcode, for a malformed one, and for a compressed archive.
     """
     if early_cpio.looks_like_cpio(content):
         found = False
         for member in early_cpio.members(content, source=source):
-            # By the beginning of the name, as the kernel looks for it.
             if member.name.startswith(early_cpio.UCODE_PATH) and member.is_regular:
                 found = True
                 end = member.data_offset + member.data_bytes
-                yield f"{source}!{member.name}", content[member.data_offset : end]
+                yield Part(f"{source}!{member.name}", member.data_offset, content[member.data_offset : end])
         if not found:
             raise FormatError(f"is a cpio archive without {early_cpio.UCODE_PATH}", source=source)
         return
@@ -87,15 +96,15 @@ def update_files(content: memoryview, source: str) -> Iterator[tuple[str, memory
         if bytes(content[: len(magic)]) == magic:
             text = f"is compressed ({name}): microcode has to lie in front, in an archive that is not compressed"
             raise FormatError(text, source=source, offset=0)
-    yield source, content
+    yield Part(source, 0, content)
 
 
 def stored_updates(path: Path) -> Iterator[Stored]:
     """All updates of one file, in order. Raises FormatError for the first that is malformed."""
     with content_of(path) as content:
-        for name, part in update_files(content, str(path)):
-            for index, update in enumerate(read_updates(part, source=name), start=1):
-                yield Stored(name, index, update, part)
+        for part in update_files(content, str(path)):
+            for index, update in enumerate(read_updates(part.content, source=part.name), start=1):
+                yield Stored(part.name, index, update, part.content)
 
 
 def best_match(

@@ -188,9 +188,10 @@ def transition_chart(rows: Sequence[Row]) -> Figure | None:
     if not seen:
         return None
     to = ["none" if r.offered is None else f"0x{r.offered:x}" for r in seen]
+    kinds = ["virtual" if r.virtual else "silicon" for r in seen]
     names = [
-        f"{r.latest.record.model}/{r.flags:x} 0x{r.before:x}→{offered} {r.image}"
-        for r, offered in zip(seen, to, strict=True)
+        f"{r.latest.record.model}/{r.flags:x} {kind} 0x{r.before:x}→{offered} {r.image}"
+        for r, kind, offered in zip(seen, kinds, to, strict=True)
     ]
     shares = [r.updated / r.observed for r in seen]
     data = [

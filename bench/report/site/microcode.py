@@ -11,17 +11,19 @@ from bench.store import StoredRun, Transition
 
 # Two-sided 95 %.
 _Z = 1.959964
+_Key = tuple[int, int, int, int, str, bool]
 
 
 @dataclass(frozen=True)
 class Row:
-    """Boots of one kernel that offered processors of one kind the same update."""
+    """Boots of one kernel that offered processors of one kind the same update: silicon's, or virtual ones'."""
 
     signature: int
     flags: int
     before: int
     offered: int | None
     image: str
+    virtual: bool
     outcomes: dict[Transition, int]
     latest: StoredRun
 
@@ -48,18 +50,19 @@ class Row:
 
 
 def transitions(runs: Iterable[StoredRun]) -> list[Row]:
-    """One row for each (signature, flags, from, to, kernel), in that order."""
-    counts: dict[tuple[int, int, int, int, str], Counter[Transition]] = {}
-    latest: dict[tuple[int, int, int, int, str], StoredRun] = {}
+    """One row for each (signature, flags, from, to, kernel, virtual), in that order."""
+    counts: dict[_Key, Counter[Transition]] = {}
+    latest: dict[_Key, StoredRun] = {}
     for run in runs:
         for m in run.record.microcode:
             offered = -1 if m.offered is None else m.offered
-            key = (run.record.signature, m.flags, m.before, offered, run.record.image)
+            key = (run.record.signature, m.flags, m.before, offered, run.record.image, run.record.virtual)
             counts.setdefault(key, Counter())[m.outcome] += 1
             latest[key] = run
     return [
-        Row(key[0], key[1], key[2], None if key[3] < 0 else key[3], key[4], dict(counts[key]), latest[key])
+        Row(signature, flags, before, None if offered < 0 else offered, image, virtual, dict(counts[key]), latest[key])
         for key in sorted(counts)
+        for signature, flags, before, offered, image, virtual in [key]
     ]
 
 
