@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -55,6 +56,8 @@ def test_pages_with_a_virtual_processors_microcode_say_what_that_proves(tmp_path
     assert LOADER_ONLY in page and "<td>0 of 1</td>" in page and "<td>1 of 1</td>" in page
     silicon, virtual = (row for row in page.split("<tr>") if "0x000306c3" in row)
     assert ">silicon<" in silicon and "virtual: not silicon" in virtual
+    facts = re.sub(r"<[^>]+>|\s+", " ", (site / "models" / "06-3c-03.html").read_text())
+    assert re.search(r"microcode in use \(silicon\) +0x00000027 .*microcode in use \(virtual\) +0x00000028 ", facts)
     for run in runs:
         assert (LOADER_ONLY in (site / "runs" / f"{run.id}.html").read_text()) is run.record.virtual
 

@@ -286,12 +286,13 @@ def _model_facts(view: Overview, runs: list[StoredRun]) -> Iterator[tuple[str, s
     ):
         if text:
             yield name, ", ".join(sorted(text))
-    rows = [m for r in runs for m in r.record.microcode]
-    told = [m.after if m.after is not None else m.before for m in rows]
-    if rows:
-        newest = max((m.offered for m in rows if m.offered is not None), default=None)
-        yield "microcode in use", f"0x{told[-1]:08x}"
-        yield "newest that was offered", "none" if newest is None else f"0x{newest:08x}"
+    for virtual, kind in ((False, "silicon"), (True, "virtual")):
+        rows = [m for r in runs if r.record.virtual is virtual for m in r.record.microcode]
+        if rows:
+            newest = max((m.offered for m in rows if m.offered is not None), default=None)
+            last = rows[-1].before if rows[-1].after is None else rows[-1].after
+            yield f"microcode in use ({kind})", f"0x{last:08x}"
+            yield f"newest that was offered ({kind})", "none" if newest is None else f"0x{newest:08x}"
     for platform in sorted({m.platform_id for m in known}):
         record = runs[-1].record
         if best := newest_known(view.package, record.model, record.signature, 1 << platform):
