@@ -287,8 +287,11 @@ with Store(results / "bench.sqlite") as store:
             os.close(os.open(results / "powered", os.O_CREAT | os.O_EXCL))
             with open(results / "log", "a") as log:
                 log.write(f"{{os.getpid()}}\\n")
-            time.sleep(0.003)
+            # Contended: given up only when the other has come for it, however slow this computer lets that be.
+            while not (results / "done").exists() and not any(one.waiting for one in leases.situations()):
+                time.sleep(0.001)
             os.unlink(results / "powered")
+    (results / "done").touch()
 """
 
 
@@ -300,7 +303,7 @@ def test_two_benches_on_one_machine_in_50_contended_runs_are_never_on_it_togethe
     log = (tmp_path / "log").read_text().split()
     assert len(log) == 50 and set(log) == {str(bench.pid) for bench in benches}
     turns = sum(one != two for one, two in itertools.pairwise(log))
-    assert turns > 10, "they did contend"
+    assert turns > 40, "each had it in turn"
 
 
 class TestTimes:
