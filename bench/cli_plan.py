@@ -13,6 +13,7 @@ from bench.hardware import Netboot
 
 if TYPE_CHECKING:
     from bench.batch import Task
+    from bench.health import Condition
     from bench.records import Machine
     from bench.store import StoredRun
 
@@ -79,7 +80,7 @@ def make_plan(tasks: Sequence[Task], results: Path, jobs: int, *, unbuilt: Seque
     """The plan of `tasks`, `jobs` at a time; times from the store in `results`, if there is one."""
     from bench.update_safety import warning
 
-    took = _took(results)
+    took, conditions = _told(results, sorted({t.order.machine.name for t in tasks if t.order.machine.virtual is None}))
     by_machine: dict[str, float] = defaultdict(float)
     boots, own, known, longest = Counter[str](), 0, 0, 0.0
     machines: dict[str, Machine] = {}
@@ -92,7 +93,8 @@ def make_plan(tasks: Sequence[Task], results: Path, jobs: int, *, unbuilt: Seque
         own += around
         earlier = took.get((machine.name, task.order.image))
         known += earlier is not None
-        takes_s = earlier if earlier is not None else (count + around) * _guess_s(machine)
+        learnt = conditions[machine.name].time_to_ssh_s if machine.name in conditions else None
+        takes_s = earlier if earlier is not None else (count + around) * _guess_s(machine, learnt)
         by_machine[machine.name] += takes_s
         longest = max(longest, takes_s)
     # Orders of one machine of metal wait for each other; those of virtual machines do not.
@@ -101,6 +103,7 @@ def make_plan(tasks: Sequence[Task], results: Path, jobs: int, *, unbuilt: Seque
     metal = [machine for machine in machines.values() if machine.virtual is None]
     updated = {task.order.machine.name for task in tasks if _updates(task)}
     touched = tuple(_touched(machine, boots[machine.name]) for machine in metal)
+    touched += tuple(f"{name}: {each.why_offline}" for name, each in conditions.items() if each.why_offline)
     touched += tuple(warning(machine) for machine in metal if machine.name in updated)
     return Plan(len(tasks), boots.total(), own, seconds, known, touched, len(machines) - len(metal), tuple(unbuilt))
 
@@ -124,27 +127,34 @@ def _updates(task: Task) -> bool:
     return isinstance(task.order, KernelOrder) and any(each.with_update for each in offer(task.order)[0])
 
 
-def _took(results: Path) -> dict[tuple[str, str], float]:
-    """Machine and image → seconds, the median of the latest runs that told something."""
+def _told(results: Path, metal: Sequence[str]) -> tuple[dict[tuple[str, str], float], dict[str, Condition]]:
+    """What the store tells: machine and image → seconds, the median of the latest runs that told something; and how it
+    stands with each machine of metal."""
+    from bench.health import Health
     from bench.store import Store, is_there, place_of
 
     if not is_there(results):
-        return {}
+        return {}, {}
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     with Store(place_of(results)) as store:
         for run in store.runs(limit=2000):
             if _tells(run) and len(times[run.record.machine, run.record.image]) < RECENT:
                 times[run.record.machine, run.record.image].append(run.record.seconds)
-    return {key: median(values) for key, values in times.items() if values}
+        health = Health(store) if metal else None
+        conditions = {name: health.condition(name) for name in metal} if health else {}
+    return {key: median(values) for key, values in times.items() if values}, conditions
 
 
 def _tells(run: StoredRun) -> bool:
     return run.record.verdict.value not in ("MISS", "ERROR", "SKIP")
 
 
-def _guess_s(machine: Machine) -> float:
+def _guess_s(machine: Machine, learnt_s: float | None) -> float:
+    """One boot; `learnt_s` is what an examination took from power-on to SSH."""
     if machine.virtual is not None:
         return VIRTUAL_BOOT_S if machine.virtual.host is None else DISK_BOOT_S
+    if machine.wiring.time_to_post_s is None and learnt_s is not None:
+        return learnt_s
     return METAL_BOOT_S + (machine.wiring.time_to_post_s or METAL_BOOT_S)
 
 

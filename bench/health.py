@@ -90,6 +90,14 @@ class Condition:
     time_to_ssh_s: float | None = None
     """From power-on, as last seen; that to SSH is an upper bound of the time to POST. None: never seen."""
 
+    @property
+    def why_offline(self) -> str:
+        """Since when, why and the way back, in words; empty if it is online."""
+        if self.offline_since is None:
+            return ""
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.offline_since))
+        return f"offline since {since}: {self.reason}; when that is mended: bench health {self.machine}"
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -138,13 +146,8 @@ class Health:
     def require_online(self, machine: str) -> None:
         """Raise LabError (component ``machine``) if it is offline, with the reason and the way back."""
         now = self.condition(machine)
-        if now.offline_since is not None:
-            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(now.offline_since))
-            raise LabError(
-                f"{machine}: offline since {since}: {now.reason}; when that is mended: bench health {machine}",
-                component="machine",
-                witness=now.reason,
-            )
+        if now.why_offline:
+            raise LabError(f"{machine}: {now.why_offline}", component="machine", witness=now.reason)
 
     def note(
         self,

@@ -12,6 +12,7 @@ from bench.batch import Task
 from bench.cli_orders import Asked, tasks_of
 from bench.cli_plan import DISK_BOOT_S, METAL_BOOT_S, OWN_BOOTS, VIRTUAL_BOOT_S, make_plan
 from bench.errors import UsageError
+from bench.health import Health
 from bench.inventory import load_inventory, survey
 from bench.records import Machine, Verdict
 from bench.run import Order
@@ -82,6 +83,22 @@ def test_orders_of_one_machine_of_metal_wait_for_each_other(tmp_path: Path) -> N
     assert make_plan(tasks(slow, slow, slow), tmp_path, 8).seconds == 3 * (1 + OWN_BOOTS["grub"]) * (
         METAL_BOOT_S + 40.0
     )
+
+
+def test_what_examinations_have_told_is_in_the_plan(tmp_path: Path) -> None:
+    nuc = RACK["nuc-7"]
+    untimed = replace(nuc, wiring=replace(nuc.wiring, time_to_post_s=None))
+    timed = replace(nuc, wiring=replace(nuc.wiring, time_to_post_s=40.0))
+    with Store(tmp_path / "bench.sqlite") as store:
+        health = Health(store)
+        health.note(nuc.name, [], None, ssh_s=500.0)
+        plan = make_plan(tasks(untimed), tmp_path, 1)
+        assert plan.seconds == (1 + OWN_BOOTS["grub"]) * 500.0 and len(plan.touched) == 1
+        assert make_plan(tasks(timed), tmp_path, 1).seconds == (1 + OWN_BOOTS["grub"]) * (METAL_BOOT_S + 40.0)
+        for _ in range(2):
+            health.note(nuc.name, ["SSH: no answer"], None)
+    offline = make_plan(tasks(untimed), tmp_path, 1).touched[-1]
+    assert offline.startswith("nuc-7: offline since 20") and offline.endswith("when that is mended: bench health nuc-7")
 
 
 def test_machines_are_chosen_by_name_and_by_model() -> None:
