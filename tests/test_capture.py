@@ -264,3 +264,13 @@ def test_what_the_uart_counts_is_kept_over_a_loss_and_told(tmp_path: Path, monke
     told = rows(folder, "events.jsonl")[-1]
     assert told["kind"] == "uart" and (told["witness"]["frame"], told["witness"]["overrun"]) == ("5", "0")
     assert "boot 1: errors that the UART counted: 5 frame" in judge(read_captures(folder)).notes
+
+
+def test_boots_are_read_in_the_order_of_their_numbers_and_a_second_boot_of_a_case_behind_the_first(
+    tmp_path: Path,
+) -> None:
+    for name in ("boot-10", "boot-9-again", "boot-9", "boot-1", "boot-"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "serial.bin").write_bytes(b"x")
+    read = [Path(capture.source).name for capture in read_captures(tmp_path)]
+    assert read == ["boot-", "boot-1", "boot-9", "boot-9-again", "boot-10"]

@@ -35,7 +35,7 @@ def read_captures(path: Path) -> list[Capture]:
     if path.is_dir():
         if (path / "serial.bin").exists():
             return [_read_folder(path)]
-        boots = sorted((p.parent for p in path.glob("boot-*/serial.bin")), key=lambda p: int(p.name[5:] or 0))
+        boots = sorted((p.parent for p in path.glob("boot-*/serial.bin")), key=_in_order)
         if not boots:
             raise UsageError(f"{path}: no capture in this folder (looked for serial.bin and boot-*/serial.bin)")
         return [_read_folder(p) for p in boots]
@@ -47,6 +47,13 @@ def read_captures(path: Path) -> list[Capture]:
     if not data:
         raise UsageError(f"{path}: the file is empty")
     return [Capture(source=str(path), data=data, path=path)]
+
+
+def _in_order(boot: Path) -> tuple[int, str]:
+    """Boots by number; what else a folder is called comes behind: the second boot of a case is ``boot-7-again``."""
+    rest = boot.name.removeprefix("boot-")
+    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    return int(digits or 0), rest[len(digits) :]
 
 
 def pack(capture: Capture) -> bytes:
