@@ -2,8 +2,11 @@
 
 Whoever gives the command may die at any moment. Before it has arrived nothing is set; once it has, the machine sets the
 one-shot, reads it back and restarts, and the boot loader forgets it in that very boot. It is not switched off and on:
-in between it would wait, with the one-shot set, for whoever switches it on next. A restart unmounts /boot as well, so
-that GRUB, which replays no journal, finds what was written. A system that does not go down takes the one-shot back.
+in between it would wait, with the one-shot set, for whoever switches it on next. A system that does not go down takes
+the one-shot back.
+
+GRUB replays no journal, and looks for image and entry where they lie on the disk in the end. A restart unmounts /boot;
+for a power cut before that, everything is written there first (seen on ext4).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ _SET = "bench: one-shot set"
 # on the system's own are: systemd waits 90 s for a process that does not heed them. The pause lets the answer out.
 _SCRIPT = f"""
 trap '' HUP INT TERM PIPE
+sync
 ( setting ) >/dev/null
 o=$(shown)
 [ "$o" = "$expected" ] || {{ clearing >/dev/null; printf %s "$o"; exit 1; }}
